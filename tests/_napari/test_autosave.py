@@ -46,6 +46,7 @@ from napari_pancreas_seg._napari.layers.placement import (
 )
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.header import CtPanel
+from napari_pancreas_seg._napari.widget.measure_panel import MeasurePanel
 from napari_pancreas_seg._napari.widget.options_panel import NEXT_RUN, OptionsPanel
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import describe
@@ -89,6 +90,22 @@ def test_a_run_alone_is_not_kept(qtbot, app, ct):
         app.session.mask_changed.emit(labels)
     assert kept_files() == []
     assert app.autosave.unexported() == []
+
+
+@pytest.mark.slow
+def test_cuts_alone_are_kept_and_come_back(qtbot, app, ct, volume):
+    labels, panel = finish(qtbot, app, ct), MeasurePanel(app)
+    qtbot.addWidget(panel)
+    app.session.mask = labels
+    for share in (45, 20):
+        with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+            panel.cuts[0].value = share
+        assert len(kept_files()) == 1
+    assert app.autosave.unexported() == []
+    app.close()
+    after, later, _ = restored_later(qtbot, volume)
+    assert cuts_of(after.layers[-1])[0] == 0.2
+    later.close()
 
 
 @pytest.mark.slow

@@ -10,7 +10,12 @@ from napari.layers import Image, Layer
 
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.layers.maps import make_layer
-from napari_pancreas_seg._napari.layers.placement import show_slice, slice_on_screen
+from napari_pancreas_seg._napari.layers.placement import (
+    placements,
+    show_slice,
+    slice_on_screen,
+)
+from napari_pancreas_seg._napari.layers.reader import read_layer
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.volume import CTVolume
@@ -283,15 +288,27 @@ def test_a_mask_that_is_opened_is_not_selected_over_the_chosen_one(
     assert viewer.layers.selection.active is mask
 
 
-def test_a_mask_of_another_ct_is_seen_once_that_is_chosen(qtbot, app, viewer, two, tmp_path):
+def test_a_map_of_a_ct_that_is_removed_does_not_cover_the_next(app, viewer, ct, two):
+    _, other = two
+    assert "CT attention 1" in visible(viewer)
+    viewer.layers.remove(ct)
+    app.session.ct = other
+    assert "CT attention 1" not in visible(viewer)
+
+
+@pytest.mark.parametrize("by", ["panel", "napari"])
+def test_a_mask_of_another_ct_is_seen_once_that_is_chosen(qtbot, app, viewer, two, tmp_path, by):
     _, other = two
     path = tmp_path / "opened.nii.gz"
     affine = app.session.placement(other).reference.source.affine
     nib.save(nib.Nifti1Image(np.ones((40, 32, 16), np.uint8), affine), path)
-    app.files.open(path)
-    qtbot.waitUntil(lambda: "opened" in viewer.layers, timeout=TIMEOUT)
+    if by == "panel":
+        app.files.open(path)
+        qtbot.waitUntil(lambda: "opened" in viewer.layers, timeout=TIMEOUT)
+        assert viewer.layers.selection.active is not viewer.layers["opened"]
+    else:  # napari adds what a reader has read
+        viewer.add_layer(Layer.create(*read_layer(path, placements(viewer.layers))[0]))
     assert not viewer.layers["opened"].visible
-    assert viewer.layers.selection.active is not viewer.layers["opened"]
     app.session.ct = other
     assert viewer.layers["opened"].visible
 

@@ -131,6 +131,10 @@ def test_the_history_of_labels(layer):
     compat.recall_undo(layer, history)
     layer.redo()
     assert layer.data.sum() == 1
+    layer.undo()
+    assert compat.steps_of_undo(layer) == (0, 1)
+    compat.forget_redo(layer)
+    assert compat.steps_of_undo(layer) == (0, 0)
 
 
 def test_steps_by_hand_and_by_a_program_have_one_form(layer):

@@ -16,7 +16,7 @@ from napari.layers import Labels, Layer
 from napari.settings import get_plugin_settings
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QMimeData, QPointF, QRect, Qt, QUrl
-from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent
+from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QShowEvent
 from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_pancreas_seg._napari.app import app_of
@@ -100,6 +100,21 @@ def test_from_a_dropped_file_to_an_exported_stroke(qtbot, window, dock, ct_path,
     written = nib.load(target)
     assert np.array_equal(written.affine, nib.load(ct_path).affine)
     assert np.count_nonzero(written.dataobj) == np.count_nonzero(labels.data)
+
+
+def test_the_panel_cuts_off_neither_the_window_nor_the_ct(qtbot, window, volume):
+    ct = window.add_layer(Layer.create(*ct_layer_data(volume)))
+    window.reset_view()
+    _, dock = window.window.add_plugin_dock_widget("napari-pancreas-seg", "Pancreas segmentation")
+    height, width = window.canvas.size
+    window.canvas.size = (height, width // 4)  # what the dock leaves
+    seen = np.ptp(ct.extent.world[:, list(window.dims.displayed)], axis=0)
+    assert (seen * window.scene.camera.zoom <= window.canvas.size).all()
+    qt, room = window.window._qt_window, dock.screen().availableGeometry().size()
+    qt.resize(room * 2)
+    QApplication.sendEvent(dock, QShowEvent())
+    qtbot.waitUntil(lambda: qt.height() <= room.height(), timeout=TIMEOUT)
+    assert qt.width() <= max(room.width(), qt.minimumSizeHint().width())
 
 
 @pytest.mark.slow

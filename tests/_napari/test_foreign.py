@@ -78,6 +78,15 @@ def test_a_frame_of_a_4d_layer_lies_where_it_lay(qtbot, dock, viewer, volume, ho
     for index in ((0, 0, 0), (3, 4, 5), (9, 31, 39)):
         assert np.allclose(layer.data_to_world(index), four.data_to_world((2, *index))[1:])
     assert dock.foreign_panel.frame.value == 2
+    # Its fourth axis stops no way of looking at what has three.
+    app, other = dock.app, viewer.add_layer(Layer.create(*ct_layer_data(volume)))
+    assert app.session.ct is other and not layer.visible
+    app.session.ct = layer
+    app.views.plane("coronal")
+    assert viewer.dims.displayed == (1, 3)
+    height, width = viewer.canvas.size
+    viewer.canvas.size = (height, width // 2)
+    viewer.layers.remove(other)
     viewer.layers.remove(four)
     dock.refresh()
     assert not dock.foreign_panel.isVisibleTo(dock)

@@ -146,10 +146,9 @@ def test_maps_of_a_ct_that_was_removed_go_with_the_next_run(app, viewer, ct, beg
 def test_what_is_wanted_is_remembered_and_nothing_else_is_added(app, viewer, begun):
     maps, reference = begun
     maps.show(reference, PROBABILITY)
-    former = maps.begin(
-        dict.fromkeys(maps.known(reference)), app.session.placement(app.session.ct), "CT"
-    )
-    assert shown(maps, reference) == ""
+    placement = app.session.placement(app.session.ct)
+    former = maps.begin(maps._cts[reference.id].maps, placement, "CT")
+    assert [*maps.layers(reference)] == [shown(maps, reference)] == [PROBABILITY]
     maps.restore(reference, former)
     assert shown(maps, reference) == PROBABILITY
 

@@ -64,6 +64,13 @@ def test_the_slider_moves_the_mask_and_strokes_stay(qtbot, dock):
     with qtbot.waitSignal(app.rethreshold.done, timeout=TIMEOUT):
         panel.postprocess.native.click()
     assert app.session.masks[labels].result.options.postprocess is False
+    # What is told of the last run's mask is not told of another.
+    another = run(qtbot, dock, "graded")
+    assert another is not labels and dock.run_panel.status.text()
+    app.session.mask = labels
+    assert dock.run_panel.status.text() == ""
+    app.session.mask = another
+    assert dock.run_panel.status.text().startswith("Model: ")
 
 
 @pytest.mark.slow

@@ -68,6 +68,13 @@ def test_slices_stream_and_post_processing_has_the_last_word(qtbot, app, viewer,
     assert labels.contour > 0  # an outline, so that the gate is to be seen
 
 
+def test_a_map_that_was_chosen_is_under_an_outlined_mask(qtbot, app, viewer, ct):
+    app.maps.show(None, PROBABILITY)
+    labels = finish(qtbot, app, ct)
+    names = [layer.name for layer in viewer.layers if layer.visible]
+    assert names == ["CT", f"CT {PROBABILITY}", "CT pancreas"] and labels.contour > 0
+
+
 @pytest.fixture
 def second_look(network, monkeypatch) -> None:
     """The network sees twice as much of what it has streamed when it looks again."""
@@ -395,6 +402,26 @@ def test_slices_that_a_person_edits_meanwhile_stay(qtbot, app, ct, tmp_path):
     assert np.array_equal(known.copy, box_mask(ct.data.shape))
     run.labels.undo()
     run.labels.undo()
+    qtbot.waitUntil(lambda: np.array_equal(run.labels.data, known.copy), timeout=20_000)
+    run.labels.redo()
+    run.labels.undo()
+    assert np.array_equal(run.labels.data, known.copy)
+
+
+def test_what_was_painted_before_the_run_came_and_erased_by_hand_stays_empty(
+    qtbot, app, ct, tmp_path
+):
+    run = app.runs.start(ct, f"slow {tmp_path / 'go on'}")
+    first_slices(qtbot, run)
+    stroke = (np.array([9, 9]), np.array([0, 1]), np.array([30, 30]))
+    run.labels.data_setitem(stroke, 1)
+    (tmp_path / "go on").touch()
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    run.labels.data_setitem(stroke, 0)
+    app.watch.notify()
+    run.labels.data_setitem(stroke, 1)
+    run.labels.undo()
+    app.watch.notify()
     assert not run.labels.data[9].any()
 
 

@@ -210,10 +210,15 @@ def test_3d_and_back(qtbot, panel, app, viewer, ct, mask):
     qtbot.waitUntil(lambda: app.views.letters.letters == frontal)
     centre = surface.data_to_world(surface.data[0].mean(axis=0))
     assert np.allclose(centre, mask.data_to_world((4, 11.5, 12)), atol=2)
-    corners = len(surface.data[0])
-    mask.data[7:10, 20:28, 25:36] = 1
-    mask.events.data(value=mask.data)
-    qtbot.waitUntil(lambda: len(surface.data[0]) != corners, timeout=TIMEOUT)
+    zooms = []
+    for part in (1, 0):
+        corners = len(surface.data[0])
+        zooms.append(viewer.scene.camera.zoom)
+        mask.data[7:10, 20:28, 25:36] = part
+        mask.events.data(value=mask.data)
+        qtbot.waitUntil(lambda n=corners: len(surface.data[0]) != n, timeout=TIMEOUT)
+    assert zooms[1] < zooms[0], "all of what has grown is seen"
+    assert viewer.scene.camera.zoom > zooms[1]
     qtbot.mouseClick(panel.surface_button, LEFT)
     assert viewer.dims.ndisplay == 2
     assert ct.visible == ct_before
@@ -285,6 +290,54 @@ def test_what_is_seen_after_3d_is_what_was_chosen_in_it(qtbot, app, viewer, ct, 
     assert not other.visible
     app.views.surface.stop()
     assert mask.visible and other.visible
+
+
+def test_maps_wait_for_the_end_of_3d(qtbot, app, viewer, ct):
+    def shown() -> list[str]:
+        there = app.maps.layers(app.session.reference).items()
+        return [word for word, layer in there if layer.visible]
+
+    def segment() -> None:
+        run = app.runs.start(ct, "box")
+        qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
+        app.session.mask = run.labels
+
+    def see(words: list[str]) -> None:
+        assert shown() == []
+        app.views.surface.stop()
+        assert shown() == words
+        app.views.surface.start()
+        qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+
+    segment()
+    app.views.surface.start()
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+    see(["attention 1"])
+    segment()
+    see(["attention 1"])
+    app.maps.show(app.session.reference, "attention 2")
+    see(["attention 2"])
+    segment()
+    see(["attention 2"])
+    app.maps.show(app.session.reference, "attention 2", False)
+    see([])
+
+
+@pytest.mark.parametrize("ends", ["before", "after"])
+def test_a_mask_comes_back_for_a_run_that_was_begun_in_3d(qtbot, app, viewer, ct, mask, ends):
+    app.views.surface.start()
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+    run = app.runs.start(ct, "slow")
+    qtbot.waitUntil(lambda: "(earlier)" in mask.name, timeout=TIMEOUT)
+    # What is found is seen in 3-D, which does not end for a mask that is empty as it is added.
+    qtbot.waitUntil(lambda: app.views.surface._shown is run.labels, timeout=TIMEOUT)
+    run.cancel()
+    qtbot.waitUntil(lambda: run.can_discard, timeout=TIMEOUT)
+    if ends == "before":
+        app.views.surface.stop()
+    run.discard()
+    app.views.surface.stop()
+    assert mask.visible
 
 
 def test_napari_s_own_button_leaves_3d_too(qtbot, panel, app, viewer, mask):

@@ -739,6 +739,24 @@ def test_the_next_case_is_read_and_segmented_meanwhile(qtbot, app, viewer, panel
     assert work.worklist.cases[1].status is Status.SEGMENTED
 
 
+@pytest.mark.parametrize("chosen", ["best", "probability"])
+def test_maps_of_what_was_segmented_ahead_are_shown(qtbot, app, viewer, panel, folder, chosen):
+    app.maps.show(None, chosen)
+    panel.ahead.value = True
+    app.runs.how = lambda: ("box", Options())
+    work = opened(qtbot, app, panel, folder)
+    qtbot.waitUntil(lambda: work.ahead.state == "segmented" and not work.busy, timeout=TIMEOUT)
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    word = "attention 1" if chosen == "best" else chosen
+    assert [layer.name for layer in viewer.layers] == ["b", f"b {word}", "b pancreas"]
+    assert viewer.layers[1].visible and app.session.mask.contour > 0
+    qtbot.waitUntil(idle(work), timeout=TIMEOUT)
+    work.step(-1)
+    qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
+    assert "b" not in {layer.name[0] for layer in viewer.layers}
+
+
 def test_what_was_read_ahead_is_read_again_if_it_has_changed(qtbot, app, viewer, panel, folder):
     panel.ahead.value = True
     app.runs.how = lambda: ("box", Options())

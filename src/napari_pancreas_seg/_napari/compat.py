@@ -140,6 +140,11 @@ def forget_undo(layer: Labels) -> tuple[Any, Any]:
     return history
 
 
+def forget_redo(layer: Labels) -> None:
+    """Drop the steps that could be redone, on a mask that has changed below them."""
+    layer._redo_history.clear()
+
+
 def recall_undo(layer: Labels, history: tuple[Any, Any]) -> None:
     """Bring back a history, with the mask that its steps hold values of."""
     layer._undo_history, layer._redo_history = history

@@ -30,12 +30,13 @@ class Session(QObject):
 
     Signals, all in the GUI thread: ``ct_chosen`` and ``mask_chosen`` when `ct` or `mask` is
     another layer than before; ``mask_changed(layer)`` soon after the voxels of a mask have
-    changed, whoever changed them: a stroke, undo, a run, a threshold, a script.
+    changed, whoever changed them; ``cuts_moved(layer)`` when a person has moved its cuts.
     """
 
     ct_chosen = Signal()
     mask_chosen = Signal()
     mask_changed = Signal(object)
+    cuts_moved = Signal(object)
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__()
@@ -45,12 +46,13 @@ class Session(QObject):
         """Masks that a run has hidden: they stay so until somebody shows or chooses them."""
         self.away: weakref.WeakSet[Layer] = weakref.WeakSet()
         """Layers that are hidden because another CT than theirs is chosen."""
+        self.behind: weakref.WeakSet[Layer] = weakref.WeakSet()  # hidden while 3-D is shown
         self._viewer = weakref.ref(viewer)
         self._ct: weakref.ref[Image] | None = None
         self._mask: weakref.ref[Labels] | None = None
         self._last_masks: WeakKeyDictionary[Image, weakref.ref[Labels]] = WeakKeyDictionary()
         self._foreign: WeakKeyDictionary[Layer, GridReference] = WeakKeyDictionary()
-        self._seen_cts: set[str] = set()
+        self.seen_cts: set[str] = set()  # ids, of those that were removed too
         self._copied: WeakKeyDictionary[Layer, Segmentation] = WeakKeyDictionary()
         viewer.layers.events.inserted.connect(self._on_inserted)
 
@@ -62,8 +64,7 @@ class Session(QObject):
     @property
     def layers(self) -> list[Layer]:
         """The viewer's layers, from the lowest to the topmost."""
-        viewer = self._viewer()
-        return [] if viewer is None else list(viewer.layers)
+        return [] if (viewer := self._viewer()) is None else list(viewer.layers)
 
     @property
     def cts(self) -> list[Image]:
@@ -105,8 +106,7 @@ class Session(QObject):
     @property
     def last_mask(self) -> Labels | None:
         """The mask that was chosen when the chosen CT was last worked on."""
-        last = None if self.ct is None else self._last_masks.get(self.ct)
-        return None if last is None else last()
+        return None if self.ct is None else self._last_masks.get(self.ct, lambda: None)()
 
     @property
     def reference(self) -> GridReference | None:
@@ -117,7 +117,7 @@ class Session(QObject):
         placement = placement_of(layer, self._foreign.get(layer))
         if reference_of(layer) is None:
             self._foreign[layer] = placement.reference
-        self._seen_cts.add(placement.reference.id)
+        self.seen_cts.add(placement.reference.id)
         return placement
 
     # -- what belongs to which CT
@@ -141,7 +141,7 @@ class Session(QObject):
         cts = {one.id: one for one in known[::-1] if one is not None and one.kind == "ct"}
         if own is not None and own.id in cts:
             return cts[own.id]
-        if own is not None and (layer in self.masks or own.id in self._seen_cts):
+        if own is not None and (layer in self.masks or own.id in self.seen_cts):
             return own
         fitting = [one for one in cts.values() if lies_on(layer, one)]
         if chosen in fitting:
@@ -151,7 +151,7 @@ class Session(QObject):
     def is_opened(self, layer: Labels) -> bool:
         """Whether a mask comes from a file, and was not made here, by a run or by hand."""
         own = reference_of(layer)
-        return own is not None and layer not in self.masks and own.id not in self._seen_cts
+        return own is not None and layer not in self.masks and own.id not in self.seen_cts
 
     def is_anothers(self, layer: Labels) -> bool:
         """Whether a mask was made on another CT than the chosen one, which may have its grid."""

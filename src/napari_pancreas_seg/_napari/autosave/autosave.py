@@ -40,6 +40,7 @@ from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.watch import MaskWatch
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Strokes
+from napari_pancreas_seg.mask.centreline import Cuts
 
 PAUSE_MS = 1500
 """After the first stroke that is not kept yet."""
@@ -59,6 +60,8 @@ class _Kept:
     edited: bool = False  # by then
     reviewed: frozenset[int] = frozenset()  # slices, by then
     noted: frozenset[int] = frozenset()  # reviewed slices, when exported or by its worklist
+    cuts: Cuts | None = None  # when it was last looked at
+    noted_cuts: Cuts | None = None  # when opened, made or exported
     stale: bool = False  # it has changed since
     looking: bool = False  # a thread is looking at it
     held: str = ""  # digest of the mask that `file` holds
@@ -76,7 +79,7 @@ class _Kept:
     @property
     def worth_keeping(self) -> bool:
         anew = self.digest != self.exported or self.reviewed != self.noted
-        return self.unexported or (bool(self.reviewed) and anew)
+        return self.unexported or (bool(self.reviewed) and anew) or self.cuts != self.noted_cuts
 
 
 class Autosave(QObject):
@@ -111,6 +114,7 @@ class Autosave(QObject):
         self._soon = timer(self, PAUSE_MS, self.save)
         session.mask_changed.connect(self._on_change)
         review.marked.connect(self._on_marked)
+        session.cuts_moved.connect(self._on_change)
         watch.found.connect(self.follow)
         for layer in session.layers:
             self.follow(layer)
@@ -131,7 +135,7 @@ class Autosave(QObject):
         if original is not None and original in self.unexported():
             self._take_over(layer)
             return
-        kept = self._kept[layer] = _Kept()
+        kept = self._kept[layer] = _Kept(noted_cuts=cuts_of(layer))
         if layer not in self._session.masks:
             # At once (some 10 ms for 512×512×400): a stroke may follow any moment.
             kept.base = digest_of(layer.data)
@@ -152,6 +156,7 @@ class Autosave(QObject):
         """Say that a mask was exported as it was when this digest was taken of it."""
         kept = self._kept.setdefault(layer, _Kept())
         kept.exported, kept.noted = digest, self._review.reviewed_of(layer)
+        kept.noted_cuts = cuts_of(layer)
         if kept.digest == digest and not (kept.stale or kept.looking):
             self._drop(kept)
         else:
@@ -283,13 +288,14 @@ class Autosave(QObject):
         kept.stale, kept.looking = False, True
         file = kept.file = kept.file or self._store.new_file()
         model, reviewed = session.masks.get(layer), self._review.reviewed_of(layer)
+        cuts = cuts_of(layer)
         result, notes = session.result_of(layer), self._notes(layer, reference)
         path = None if reference.source.path is None else str(reference.source.path)
 
         def work() -> _Kept:
             try:
                 kept.digest, kept.edited = _digest_and_edited(layer, model, kept.base)
-                kept.reviewed, kept.trouble = reviewed, None
+                kept.reviewed, kept.cuts, kept.trouble = reviewed, cuts, None
                 if kept.worth_keeping:
                     key = self._offers.key(reference, ct)
                     written = None if model is None else model.copy

@@ -136,13 +136,10 @@ class LayerFiles:
         box.open()
 
     def _add(self, layer: Layer, notes: tuple[str, ...]) -> None:
-        on = self._session.ct_of(layer) if isinstance(layer, Labels) else None
-        if on is not None and self._session.is_elsewhere(on):
-            layer.visible = False  # until its CT is chosen: `ChosenCt`
-            compat.add_unselected(self._session.viewer, layer)
-            show_info(f"'{layer.name}' lies on '{on.name}': choose that CT to see it.")
-        elif isinstance(layer, Labels) and self._session.mask is not None:
-            # A mask that is opened does not become the chosen one by being selected.
+        anothers = isinstance(layer, Labels) and self._session.is_anothers(layer)
+        if anothers or (isinstance(layer, Labels) and self._session.mask is not None):
+            # A mask that is opened does not become the chosen one by being selected, nor one that
+            # `ChosenCt` hides.
             compat.add_unselected(self._session.viewer, layer)
         else:
             self._session.viewer.add_layer(layer)

@@ -16,6 +16,7 @@ from napari_pancreas_seg._napari.layers.bridge import map_layer_data
 from napari_pancreas_seg._napari.layers.placement import GridReference, Placement, belongs_to
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import Settings, preference
+from napari_pancreas_seg.inference.maps import best_gate
 from napari_pancreas_seg.inference.result import FoundSlices, ScalarMap, Segmentation
 
 COLOR_MAPS = ("inferno", "magma", "viridis", "turbo", "gray")
@@ -114,12 +115,26 @@ class MapLayers:
         former = self._cts.get(reference.id)
         before = self.layers(reference)
         # A map that the user has hidden in the layer list stays so.
-        seen = any(layer.visible for layer in before.values())
+        seen = any(self.is_shown(layer) for layer in before.values())
         hidden = bool(before) and not (seen or self._session.is_elsewhere(reference))
         self._remove(before)
         self._forget_removed()
-        self._cts[reference.id] = _CtMaps(placement, name, maps, hidden=hidden)
+        known = self._cts[reference.id] = _CtMaps(placement, name, maps, hidden=hidden)
+        if not hidden and (word := self.wanted(reference)) in maps:
+            self._show_only(known, word)  # the gate that tells most is not known yet: `add`
         return former
+
+    def take(self, result: Segmentation, placement: Placement, name: str) -> None:
+        """Take the maps of a result that came without a run in the window, and show one."""
+        reference, by_class = placement.reference, result.probabilities.items()
+        maps = {f"attention {n}": gate for n, gate in enumerate(result.attention, start=1)}
+        maps |= {PROBABILITY: result.probability}
+        maps |= {f"{PROBABILITY} {one}": probability for one, probability in by_class}
+        self.begin(maps, placement, name)
+        known = self._cts[reference.id]
+        known.best = best_gate(maps, result.mask, reference.grid, result.model)
+        if (word := self.wanted(reference)) in maps:
+            self._show_only(known, word)
 
     def add(self, reference: GridReference, word: str, layer: Image) -> None:
         """Show the gate that tells most, now that it is known, unless another map is wanted."""
@@ -130,7 +145,7 @@ class MapLayers:
         new = word == self.wanted(reference) and word not in self.layers(reference)
         if new and not (maps.hidden and self._session.is_elsewhere(reference)):
             self._show_only(maps, word, layer)
-            layer.visible = layer.visible and not maps.hidden
+            self._see(layer, self.is_shown(layer) and not maps.hidden)
 
     def restore(self, reference: GridReference, former: object) -> None:
         self.forget(reference)
@@ -162,8 +177,26 @@ class MapLayers:
             self._show_only(maps, word)
         elif not visible:
             for layer in self.layers(reference).values():
-                layer.visible = False
+                self._see(layer, False)
             self._draw_masks(reference, outlined=False)
+
+    def outline(self, reference: GridReference) -> None:
+        """Draw a mask as an outline that came after the map that is shown."""
+        if any(map(self.is_shown, self.layers(reference).values())):
+            self._draw_masks(reference, outlined=True)
+
+    def is_shown(self, layer: Image) -> bool:
+        """Whether a map is visible, or will be after 3-D."""
+        return layer.visible or layer in self._session.behind
+
+    def _see(self, layer: Image, visible: bool) -> None:
+        """Show or hide a map; in 3-D, where it would be rendered over the mask, after that."""
+        behind = self._session.behind
+        layer.visible = visible and not behind
+        if visible and behind:
+            behind.add(layer)
+        else:
+            behind.discard(layer)
 
     def set_aside(self, reference: GridReference) -> None:
         """Hide the map of a CT, as long as a person must see the tissue below it."""
@@ -221,12 +254,13 @@ class MapLayers:
             self._remove(layers)  # or all would be shown with their CT
             layers = {}
         for known, other in layers.items():
-            other.visible = known == word
+            self._see(other, known == word)
         if word not in layers:
             if layer is None:
                 appearance = self.appearance
                 layer = make_layer(maps.maps[word], word, maps.placement, maps.name, appearance)
-            maps.layers[word], layer.visible = layer, not elsewhere
+            maps.layers[word] = layer
+            self._see(layer, not elsewhere)
             places = enumerate(viewer.layers)
             masks = [place for place, other in places if _is_mask_of(other, reference)]
             compat.add_unselected(viewer, layer, min(masks, default=None))

@@ -258,6 +258,12 @@ def show_slice(viewer: ViewerModel, layer: Layer, reference: GridReference, z: i
     viewer.dims.set_point(moved, [point[axis] for axis in moved])
 
 
+def with_all_axes(viewer: ViewerModel, layers: Sequence[Layer]) -> Sequence[Layer]:
+    """Some layers to look at whole; all where another one has more axes: napari fails there."""
+    same = any(layer.ndim == viewer.dims.ndim for layer in layers)
+    return layers if same else list(viewer.layers)
+
+
 def index_at(
     viewer: ViewerModel, layer: Layer, reference: GridReference, position: Sequence[float]
 ) -> Array:

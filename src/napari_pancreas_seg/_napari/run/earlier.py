@@ -161,15 +161,15 @@ class ChosenBefore:
 
 
 def is_shown(layer: Layer, session: Session) -> bool:
-    """Whether a mask is visible, or will be once its CT is chosen again."""
-    return layer.visible or layer in session.away
+    """Whether a mask is visible, or will be once its CT is chosen again, or 3-D ends."""
+    return layer.visible or layer in session.away or layer in session.behind
 
 
 def show_again(layer: Layer, session: Session, reference: GridReference, visible: bool) -> None:
     """Show a mask as it was before a run, over its own CT alone."""
     session.aside.discard(layer)
     elsewhere = session.is_elsewhere(reference)
-    layer.visible = visible and not elsewhere
+    layer.visible = visible and not elsewhere and layer not in session.behind
     if visible and elsewhere:
         session.away.add(layer)  # it is shown with its CT: `ChosenCt`
     else:

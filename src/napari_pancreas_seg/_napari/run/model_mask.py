@@ -35,6 +35,7 @@ class ModelMask:
         self.filled: set[int] = set()
         self.result: Segmentation | None = None
         self._strokes: dict[int, Strokes] = {}
+        self._left_alone: dict[int, Bytes] = {}  # slices (Y, X) as they were before a stroke
 
     @classmethod
     def holding(
@@ -90,11 +91,27 @@ class ModelMask:
         for z, plane in zip(found.z.tolist(), found.mask, strict=True):
             if z not in self.filled and not plane.any():
                 continue  # nothing was there and nothing is: memory need not be touched
-            untouched = z not in self._strokes and np.array_equal(shown[z], self._untouched(z))
+            before = self._untouched(z).copy()
+            untouched = z not in self._strokes and np.array_equal(shown[z], before)
             self.copy[z] = plane
             self.filled.add(z)
             if untouched:
                 shown[z] = self._untouched(z)
+            else:
+                self._left_alone.setdefault(z, before)
+
+    def catch_up(self, layer: Labels, *, undone: bool) -> bool:
+        """Write the slices that a run left alone for strokes that are `undone` by now, if any.
+
+        What was erased by hand stays empty.
+        """
+        shown, known = self.shown(layer), self._left_alone.items()
+        bare = [z for z, before in known if np.array_equal(shown[z], before)]
+        for z in bare:
+            del self._left_alone[z]
+            if undone:
+                shown[z] = self._untouched(z)
+        return undone and bool(bare)
 
     def _untouched(self, z: int) -> Bytes:
         """A slice (Y, X) as it is where no person has been."""
@@ -103,6 +120,7 @@ class ModelMask:
     def replace(self, layer: Labels, mask: Bytes, box: tuple[slice, ...]) -> None:
         """Put another mask (Z, Y, X), equal to `copy` outside of `box`, under what was painted."""
         shown, within = self.shown(layer), box[1:]
+        self._left_alone.clear()  # undo ends here
         for z in range(box[0].start, box[0].stop):
             new, old = mask[z][within], self.copy[z][within]
             if np.array_equal(new, old):
@@ -143,4 +161,4 @@ class ModelMask:
         """
         fresh = self.emptied(layer, earlier).copy
         self.copy, self.filled, self._strokes, self.result = fresh, set(), {}, None
-        self.rest = None
+        self.rest, self._left_alone = None, {}

@@ -226,14 +226,17 @@ class SegmentationRun(QObject):
         first = found.mask.any() and not session.masks[self.labels].filled
         if first:
             self._chosen.note()
-        if not self._was_added and found.mask.any():
+        added = not self._was_added and found.mask.any()
+        if added:
             self._was_added = True
             self._earlier.renew_rest(self.labels)
             self._earlier.put_aside(self.labels)
+        session.masks[self.labels].write(self.labels, found)
+        if added:  # with something in it: 3-D has nothing to show of an empty mask, and would end
             self._show_layer()
+            self._maps.outline(self.reference)
         if first:
             self._chosen.give_way(self.labels)
-        session.masks[self.labels].write(self.labels, found)
         if self._maps_begun:
             self._maps.fill(self.reference, found)
         self._stale = self._stale or self._shows(found)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from napari.layers import Image, Layer
+from napari.layers import Image, Labels, Layer
 from qtpy.QtCore import QObject, Signal
 
+from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.layers.maps import MapLayers
 from napari_pancreas_seg._napari.layers.placement import slice_on_screen
@@ -46,6 +47,7 @@ class Runs(QObject):
         self._maps = maps
         self._settings = settings
         self._background = background
+        session.mask_changed.connect(self._on_edit)
 
     @property
     def running(self) -> bool:
@@ -86,6 +88,15 @@ class Runs(QObject):
         run.start()
         self.started.emit()
         return run
+
+    def _on_edit(self, layer: Labels) -> None:
+        """Fill the slices that a run left alone for strokes, once those are undone."""
+        mask, (_, undone) = self._session.masks.get(layer), compat.steps_of_undo(layer)
+        if mask is None or not mask.fits(layer) or not mask.catch_up(layer, undone=undone > 0):
+            return
+        compat.forget_redo(layer)  # undone again, those strokes would leave holes
+        layer.refresh(thumbnail=False, highlight=False, extent=False)
+        layer.events.data(value=layer.data)
 
     def remembered(self) -> tuple[str, Options]:
         settings = self._settings

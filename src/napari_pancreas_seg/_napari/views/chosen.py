@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from napari.components.dims import RangeTuple
 from napari.layers import Image, Labels, Layer
+from napari.utils.notifications import show_info
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer
 
@@ -22,6 +23,7 @@ from napari_pancreas_seg._napari.layers.placement import (
     reference_of,
     show_slice,
     slice_on_screen,
+    with_all_axes,
 )
 from napari_pancreas_seg._napari.session import Session
 
@@ -65,7 +67,7 @@ class ChosenCt(QObject):
                 layer.visible = layer not in session.aside
         ct.visible = True
         self._fit_sliders()
-        viewer.reset_view(layers=[ct])
+        viewer.reset_view(layers=with_all_axes(viewer, [ct]))
         middle = reference.grid.shape[0] // 2
         show_slice(viewer, ct, reference, self._slices.get(ct, middle))
 
@@ -93,6 +95,8 @@ class ChosenCt(QObject):
             return lies is not None and lies.id != chosen.id
         own = reference_of(layer) if on_chosen else layer.metadata.get(METADATA_KEY)
         known = {one.id for one in map(session.known_ct, session.layers) if one is not None}
+        if is_map(layer):
+            known |= session.seen_cts  # it stays behind a CT that is removed
         return isinstance(own, GridReference) and own.id in known - {chosen.id}
 
     # -- masks
@@ -102,8 +106,14 @@ class ChosenCt(QObject):
         layer.events.visible.connect(self._fit_sliders)
         layer.events.visible.connect(self._on_visible)
         reference, chosen = reference_of(layer), self._session.reference
-        if not layer.visible and chosen is not None and self._is_anothers(layer, chosen):
-            self._hidden.add(layer)  # found by a run on its CT, with which it is to be shown
+        if chosen is not None and self._is_anothers(layer, chosen):
+            if layer.visible and isinstance(layer, Labels) and self._session.is_opened(layer):
+                layer.visible = False
+                on = self._session.ct_of(layer)
+                if on is not None:
+                    show_info(f"'{layer.name}' lies on '{on.name}': choose that CT to see it.")
+            if not layer.visible:
+                self._hidden.add(layer)  # it is to be shown with its CT
         if isinstance(layer, Labels) and (reference is None or reference.kind != OUTLINE):
             self._give_colour(layer)
             if layer.selected_label == 1 and isinstance(layer.data, np.ndarray):

@@ -12,7 +12,7 @@ from napari.components.overlays import TextOverlay
 from napari.layers import Image
 from qtpy.QtCore import QTimer
 
-from napari_pancreas_seg._napari.layers.placement import METADATA_KEY, Placement
+from napari_pancreas_seg._napari.layers.placement import METADATA_KEY, Placement, with_all_axes
 from napari_pancreas_seg.arrays import Affine, Array
 
 PLANES = ("axial", "coronal", "sagittal")
@@ -63,7 +63,8 @@ def show_plane(viewer: ViewerModel, placement: Placement, plane: str) -> None:
         "down" if letters[rows] == down else "up",
         "right" if letters[columns] == right else "left",
     )
-    viewer.reset_view(layers=[layer for layer in viewer.layers if layer.visible])
+    seen = [layer for layer in viewer.layers if layer.visible]
+    viewer.reset_view(layers=with_all_axes(viewer, seen))
 
 
 def plane_on_screen(viewer: ViewerModel, placement: Placement) -> str | None:

@@ -15,7 +15,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, report, timer
 from napari_pancreas_seg._napari.layers.bridge import color_of
-from napari_pancreas_seg._napari.layers.placement import data_to_world, transform_of
+from napari_pancreas_seg._napari.layers.placement import data_to_world, transform_of, with_all_axes
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.views.orientation import face_camera, patient_direction, unmirror
 from napari_pancreas_seg.arrays import Array, Floats32
@@ -24,6 +24,8 @@ from napari_pancreas_seg.volume import bounding_box
 
 PAUSE_MS = 300
 """How soon the surface follows a mask that changes."""
+RESIZED = 1.25
+"""A surface that has become so many times as long, or as short, is shown whole again."""
 SMOOTHING = 0.8
 """Standard deviation in voxels of what smooths the steps between voxels away, for the eye."""
 LIGHT = (0.3, 0.8, 0.5)
@@ -79,7 +81,7 @@ class SurfaceView(QObject):
         self._background = background
         self._surface: Surface | None = None
         self._shown: Labels | None = None
-        self._hidden: list[Layer] = []
+        self._hidden = session.behind
         self._before: tuple[Any, float, tuple[float, ...]] | None = None
         self.on = False
         self._soon = timer(self, PAUSE_MS, self._make)
@@ -107,14 +109,14 @@ class SurfaceView(QObject):
             viewer.dims.ndisplay = 2
             if surface in viewer.layers:
                 viewer.layers.remove(surface)
-            for layer in self._hidden:
+            for layer in list(self._hidden):
                 layer.visible = layer not in self._session.aside
             if before is not None:
                 camera = viewer.scene.camera
                 camera.center, camera.zoom, point = before
                 # napari has taken the slice from the camera.
                 viewer.dims.set_point(range(viewer.dims.ndim), point)
-        self._hidden = []
+        self._hidden.clear()
         self.changed.emit()
 
     def _make(self) -> None:
@@ -134,7 +136,10 @@ class SurfaceView(QObject):
         if self._surface is None:
             self._add(mask, mesh)
         else:
+            before = _size(self._surface)
             self._surface.data = self._lit(mask, mesh)
+            if not 1 / RESIZED < _size(self._surface) / before < RESIZED:  # by a run, mostly
+                self._fit(self._surface)
             if mask is not self._shown:
                 for name, value in _appearance(mask).items():
                     setattr(self._surface, name, value)
@@ -148,17 +153,21 @@ class SurfaceView(QObject):
         surface = self._surface = Surface(self._lit(mask, mesh), **how)
         self.starting.emit()
         # Hidden before: a volume rendering of the CT would be uploaded at once.
-        self._hidden = [layer for layer in viewer.layers if layer.visible]
-        for layer in self._hidden:
-            layer.visible = False
+        for layer in viewer.layers:
+            self._hide(layer)
         compat.add_unselected(viewer, surface)
         placement, camera = self._session.placement(ct), viewer.scene.camera
         self._before = camera.center, camera.zoom, viewer.dims.point
         viewer.dims.ndisplay = 3
         unmirror(viewer, placement)
         face_camera(viewer, placement)
-        viewer.reset_view(layers=[surface], margin=0.3, reset_camera_angle=False)
+        self._fit(surface)
         self.changed.emit()
+
+    def _fit(self, surface: Surface) -> None:
+        viewer = self._session.viewer
+        whole = with_all_axes(viewer, [surface])
+        viewer.reset_view(layers=whole, margin=0.3, reset_camera_angle=False)
 
     def _lit(self, mask: Labels, mesh: Mesh) -> tuple[Array, Array, Array]:
         """Corners, triangles and brightness, as napari's surface takes them."""
@@ -182,10 +191,14 @@ class SurfaceView(QObject):
         if mask is None:
             self.stop()
         elif mask is not self._shown:
-            if mask.visible and self._surface is not None:
-                mask.visible = False
-                self._hidden.append(mask)
+            if self._surface is not None:
+                self._hide(mask)
             self._make()
+
+    def _hide(self, layer: Layer) -> None:
+        if layer.visible:
+            self._hidden.add(layer)
+            layer.visible = False
 
     def _on_ndisplay(self, event: Any) -> None:
         if isalive(self) and self._surface and event.source.ndisplay == 2:
@@ -194,6 +207,11 @@ class SurfaceView(QObject):
     def _on_removed(self, event: Any) -> None:
         if isalive(self) and self._surface and event.value in (self._surface, self._shown):
             self.stop()
+
+
+def _size(surface: Surface) -> float:
+    """Longest side of a surface's box in the world."""
+    return float(np.ptp(surface.extent.world, axis=0).max())
 
 
 def _appearance(mask: Labels) -> dict[str, Any]:

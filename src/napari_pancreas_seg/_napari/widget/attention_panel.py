@@ -44,7 +44,7 @@ class AttentionPanel(ui.Panel):
         for word, box in self.boxes.items():
             # Before a run the boxes say what will be shown; a model may have fewer gates.
             box.enabled = not known or word in known
-            shown = layers[word].visible if word in layers else False
+            shown = word in layers and self._maps.is_shown(layers[word])
             ui.show(box, shown if known else word == self._maps.appearance.shown)
 
     def _add_box(self, word: str, text: str, tip: str) -> None:

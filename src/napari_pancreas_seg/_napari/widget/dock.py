@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from napari.layers import Image, Labels
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
@@ -29,6 +30,7 @@ import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import reported, timer
 from napari_pancreas_seg._napari.commands import open_dock, take_place
+from napari_pancreas_seg._napari.layers.placement import with_all_axes
 from napari_pancreas_seg._napari.widget.header import CtPanel, RunPanel
 from napari_pancreas_seg.errors import PancreasSegError
 
@@ -86,6 +88,8 @@ class PancreasDock(QWidget):
         is_image = (isinstance(layer, Image) for layer in napari_viewer.layers)
         self._run_panel.run_button.setEnabled(any(is_image))
         self._ct_panel.open_button.clicked.connect(self.ask_for_file)
+        self._canvas = napari_viewer.canvas.size  # (height, width) as the picture was fitted
+        napari_viewer.canvas.events.size.connect(self._keep_whole)
         self._steps: list[Callable[[], Any]] = [
             *(partial(import_module, module) for module in LATER),
             self._complete,
@@ -152,6 +156,7 @@ class PancreasDock(QWidget):
     def showEvent(self, event: QShowEvent) -> None:
         """Shorten the title that napari gave the dock: it would be clipped."""
         super().showEvent(event)
+        QTimer.singleShot(0, self._fit_window)  # napari's first one is as wide as it likes
         if self._app is not None and self._app.closing is not None:
             self._app.closing.install()
         dock = self.parent()
@@ -205,6 +210,28 @@ class PancreasDock(QWidget):
                 self.app.files.open(path)
 
     # -- how it comes into being
+
+    def _fit_window(self) -> None:
+        """Keep the window within the screen."""
+        window = compat.qt_window(self._viewer()) if isalive(self) else None
+        if window is None or window.isMaximized() or window.isFullScreen():
+            return
+        room, frame = window.screen().availableGeometry(), window.frameGeometry()
+        if frame.width() > room.width() or frame.height() > room.height():
+            window.resize(window.size().boundedTo(room.size() - (frame.size() - window.size())))
+            window.move(room.topLeft())
+
+    def _keep_whole(self, event: Any) -> None:
+        """Show the whole of a picture that was seen whole before docks took of its width."""
+        viewer, before = self._viewer(), np.array(self._canvas)
+        if viewer is None or not isalive(self):
+            return
+        self._canvas = viewer.canvas.size
+        seen = with_all_axes(viewer, [layer for layer in viewer.layers if layer.visible])
+        if seen and viewer.dims.ndisplay == 2:
+            ends = viewer.layers.get_extent(seen).world[:, list(viewer.dims.displayed)]
+            if (np.ptp(ends, axis=0) * viewer.scene.camera.zoom <= before).all():
+                viewer.reset_view(layers=seen)
 
     def _lay_out(self) -> None:
         outer = QVBoxLayout(self)
@@ -349,10 +376,12 @@ class PancreasDock(QWidget):
             viewer.layers.selection.active = mask
 
     def _is_guest(self, layer: Any) -> bool:
-        """Whether a layer is a mask from a file while another one of the CT is chosen."""
+        """Whether a layer is a mask from a file while another one is chosen."""
         session = self.app.session
         chosen = session.mask is not None and session.mask is not layer
-        return chosen and layer in self._ct_panel.mask_combo.choices and session.is_opened(layer)
+        if not (chosen and isinstance(layer, Labels) and session.is_opened(layer)):
+            return False
+        return layer in self._ct_panel.mask_combo.choices or session.is_anothers(layer)
 
     def _follow(self, layer: Any) -> None:
         layer.events.name.connect(self.refresh)

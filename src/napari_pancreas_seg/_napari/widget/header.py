@@ -211,9 +211,11 @@ class RunPanel(ui.Panel):
         self.run_button.setEnabled(here is not None and not running)
         self.cancel_button.setEnabled(running and run is not None and not run.cancelled)
         self._right.setCurrentIndex(int(asked))
-        # What was found in another CT would be read as if found in this one.
+        # What was found in another CT, or is in another mask, would be read as if of this one.
+        mask = self._session.mask
+        others = run is not None and run.stands and mask not in (None, run.labels)
         shown = run is not None and (
-            running or asked or (here is not None and run.reference.id == here.id)
+            running or asked or (here is not None and run.reference.id == here.id and not others)
         )
         self.status.setText(run.message if run is not None and shown else "")
         if running and run is not None and (run.done == 0 or run.total == 0):

@@ -170,6 +170,7 @@ class MeasurePanel(ui.Panel):
             first, second = sorted(field.value / 100 for field in self.cuts)
             mask.metadata[CUTS_KEY] = (first, second)
             self._moved = int(share / 100 >= second)
+            self._session.cuts_moved.emit(mask)
             self._later()
 
     def _on_mask(self) -> None:

@@ -74,6 +74,8 @@ class ShownCase(QObject):
         if loaded.mask is not None:
             viewer.add_layer(loaded.mask)
             viewer.layers.selection.active = session.mask = loaded.mask
+        if loaded.result is not None:
+            self._maps.take(loaded.result, session.placement(loaded.ct), loaded.ct.name)
 
     def take_away(self) -> None:
         """Remove the layers of the case; other masks of it come back with it."""
