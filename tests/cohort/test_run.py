@@ -658,6 +658,8 @@ def test_a_mask_whose_record_is_that_of_another_format_is_not_done(
         return list(segment_cases(cases, outputs=replace(RESUME, overwrite=overwrite)))
 
     assert what(again(".nii.gz", False)) == "new"
+    (result,) = again(".nrrd", False)
+    assert "written as .nii.gz before" in str(result.error) and "'convert'" in str(result.error)
     assert what(again(".nrrd", True)) == "new"
     assert what(again(".nrrd", False)) == "old"
     (result,) = again(".nii.gz", False)

@@ -86,6 +86,13 @@ def maps_beside(mask: Path, maps: str, left: Mapping[str, Any]) -> list[Path]:
 
 def check_targets(mask: Path, maps: str, source: Path | None, outputs: OutputOptions) -> None:
     """Refuse, with one sentence, files that exist already or are the CT itself."""
+    made = left_by_run(read_sidecar(sidecar_path(mask))).get("suffix")
+    if isinstance(made, str) and made != suffix_of(mask).lower() and not outputs.overwrite:
+        raise PancreasSegError(
+            f"The mask was written as {made} before, and its record belongs to that: 'convert' "
+            "writes it in another format, too; or choose another name or folder",
+            option=" or allow overwriting (--overwrite).",
+        )
     for path in (mask, sidecar_path(mask), *more_targets(mask, maps, outputs)):
         if source is not None and same_file(path, source):
             raise PancreasSegError(
