@@ -1,4 +1,6 @@
-"""The one error that a user can mend, and the sentence that says why a case failed."""
+"""The one error that a user can mend, and what its sentences are made of."""
+
+from collections.abc import Sequence
 
 
 class PancreasSegError(Exception):
@@ -13,6 +15,12 @@ class PancreasSegError(Exception):
     def __init__(self, message: str = "", *, option: str = "", in_window: str = ".") -> None:
         super().__init__(message + option)
         self.in_window = message + in_window if option else message
+
+
+def few(names: Sequence[str], most: int) -> str:
+    """Name a few of many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def why_failed(name: str, error: Exception) -> str:

@@ -108,7 +108,9 @@ def finetune(
                 report=report,
             )
         except PancreasSegError as error:
-            raise PancreasSegError(error.in_window if json_progress else str(error)) from error
+            if not json_progress:
+                raise
+            raise PancreasSegError(error.in_window) from error
     if json_progress:
         from napari_pancreas_seg.training.judge.scores import rounded
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -203,8 +203,9 @@ def _in_folder(folder: Path, tell: Callable[[str], object]) -> dict[Path, str]:
         if item.is_dir() and item not in found and item.name.lower() not in _MASK_FOLDERS:
             new = _of_patient(item, hidden)
             if among_volumes:  # else crops, copies, maps
-                hidden += [ct for ct in new if not _CT_NAME.fullmatch(stem(ct))]
-                new = {ct: name for ct, name in new.items() if _CT_NAME.fullmatch(stem(ct))}
+                usual = _called_ct(new)
+                hidden += [ct for ct in new if ct not in usual]
+                new = {ct: new[ct] for ct in usual}
             elif not new and not (item / TABLE).exists():
                 without.append(item.name)
             found |= new
@@ -262,13 +263,13 @@ def _below(folder: Path, depth: int, hidden: list[Path]) -> list[Path]:
     items = [folder / name for name in names if name.lower() not in _MASK_FOLDERS]
     found = [item for item in items if not item.is_dir() and is_ct(item)]
     found = [item for item in found if not _MASK_NAME.fullmatch(stem(item))]
-    named = [item for item in found if _CT_NAME.fullmatch(stem(item))]
+    named = _called_ct(found)
     deeper: list[Path] = []
     for item in items if depth else ():
         # Beside its CT, a folder that cannot be listed costs the patient nothing.
         with suppress(PancreasSegError) if named else nullcontext():
             deeper += _below(item, depth - 1, hidden) if item.is_dir() else ()
-    usual = [ct for ct in deeper if _CT_NAME.fullmatch(stem(ct))]
+    usual = _called_ct(deeper)
     if named:
         hidden += usual
         return named if len(named) == 1 else found
@@ -276,6 +277,10 @@ def _below(folder: Path, depth: int, hidden: list[Path]) -> list[Path]:
     kept = (usual or found) if found else deeper
     hidden += [ct for ct in deeper if ct not in kept]
     return kept
+
+
+def _called_ct(items: Iterable[Path]) -> list[Path]:
+    return [item for item in items if _CT_NAME.fullmatch(stem(item))]
 
 
 def is_ct(item: Path) -> bool:

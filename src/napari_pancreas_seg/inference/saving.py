@@ -86,21 +86,22 @@ def maps_beside(mask: Path, maps: str, left: Mapping[str, Any]) -> list[Path]:
 
 def check_targets(mask: Path, maps: str, source: Path | None, outputs: OutputOptions) -> None:
     """Refuse, with one sentence, files that exist already or are the CT itself."""
-    made = left_by_run(read_sidecar(sidecar_path(mask))).get("suffix")
+    beside = sidecar_path(mask)
+    record = read_sidecar(beside)
+    made = left_by_run(record).get("suffix")
     if isinstance(made, str) and made != suffix_of(mask).lower() and not outputs.overwrite:
         raise PancreasSegError(
             f"The mask was written as {made} before, and its record belongs to that: 'convert' "
             "writes it in another format, too; or choose another name or folder",
             option=" or allow overwriting (--overwrite).",
         )
-    for path in (mask, sidecar_path(mask), *more_targets(mask, maps, outputs)):
+    for path in (mask, beside, *more_targets(mask, maps, outputs)):
         if source is not None and same_file(path, source):
             raise PancreasSegError(
                 f"'{path.name}' is the CT itself and is never overwritten; choose another output."
             )
         check_target(path, overwrite=outputs.overwrite)
-    beside = sidecar_path(mask)
-    if _is_object(beside) and read_sidecar(beside) is None:
+    if record is None and _is_object(beside):
         raise PancreasSegError(
             f"'{beside.name}' is no record of this program and was left as it is; rename it, or "
             "choose another name for the mask."

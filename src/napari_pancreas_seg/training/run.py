@@ -12,7 +12,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.errors import PancreasSegError, few
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
 from napari_pancreas_seg.training import cards, folder
@@ -23,7 +23,6 @@ from napari_pancreas_seg.training.data.datasets import (
     load_negatives,
 )
 from napari_pancreas_seg.training.data.layouts.cases import BadCases, LabelledCase, VolumeCase
-from napari_pancreas_seg.training.data.layouts.listing import few
 from napari_pancreas_seg.training.data.layouts.opening import DataSet, open_dataset
 from napari_pancreas_seg.training.fit import curves
 from napari_pancreas_seg.training.fit.devices import (

@@ -91,14 +91,14 @@ class ModelMask:
         for z, plane in zip(found.z.tolist(), found.mask, strict=True):
             if z not in self.filled and not plane.any():
                 continue  # nothing was there and nothing is: memory need not be touched
-            before = self._untouched(z).copy()
+            before = self._untouched(z)
             untouched = z not in self._strokes and np.array_equal(shown[z], before)
+            if not untouched:
+                self._left_alone.setdefault(z, before.copy())
             self.copy[z] = plane
             self.filled.add(z)
             if untouched:
                 shown[z] = self._untouched(z)
-            else:
-                self._left_alone.setdefault(z, before)
 
     def catch_up(self, layer: Labels, *, undone: bool) -> bool:
         """Write the slices that a run left alone for strokes that are `undone` by now, if any.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_pancreas_seg.arrays import Array
-from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.errors import PancreasSegError, few
 from napari_pancreas_seg.hounsfield import AIR_HU, scale
 from napari_pancreas_seg.io.dicom.codecs import PixelLayout, frames
 from napari_pancreas_seg.io.dicom.files import DicomFile, in_threads, read_header
@@ -166,8 +166,7 @@ def _rescaling(slices: Sequence[Slice]) -> tuple[list[tuple[float, float]], tupl
     if not lacking or not complete:
         return [(1.0 if s is None else s, i or 0.0) for s, i in given], ()
     if len(complete) > 1 or len(lacking) > len(slices) // 2:
-        names = ", ".join(slices[k].label for k in lacking[:3])
-        many = f"{names} and {len(lacking) - 3} more" if len(lacking) > 3 else names
+        many = few([slices[k].label for k in lacking], 3)
         raise PancreasSegError(
             "Not all slices of this CT say what makes Hounsfield units of their numbers (no "
             f"rescale slope or intercept in {many}), and the others cannot stand in for them; "

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from napari_pancreas_seg.arrays import Floats
-from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.errors import PancreasSegError, few
 from napari_pancreas_seg.io.dicom.files import DicomFile
 from napari_pancreas_seg.io.dicom.slices import SPLITS, Plane, Slice
 
@@ -110,8 +110,7 @@ def odd_slices(ordered: Sequence[Slice]) -> tuple[str, ...]:
 
 def numbered(places: Sequence[int]) -> str:
     """Name slices in a note: by their places, as sidecars keep it, and files name patients."""
-    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
-    return ", ".join(f"no. {k + 1}" for k in places[:3]) + more
+    return few([f"no. {k + 1}" for k in places], 3)
 
 
 def choose(

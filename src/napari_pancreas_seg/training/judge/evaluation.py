@@ -16,7 +16,7 @@ import numpy as np
 
 from napari_pancreas_seg.arrays import Array, Labels
 from napari_pancreas_seg.cohort.given import OF_THE_MASK, GivenMasks
-from napari_pancreas_seg.errors import PancreasSegError, why_failed
+from napari_pancreas_seg.errors import PancreasSegError, few, why_failed
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.result import Segmentation
 from napari_pancreas_seg.inference.segment import LoadedModel, segment
@@ -26,7 +26,7 @@ from napari_pancreas_seg.model.attention_unet import gflop_per_slice
 from napari_pancreas_seg.training.data.layouts import opening, pairs
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase, MaskFile, VolumeCase
 from napari_pancreas_seg.training.data.layouts.corrected_cases import CASE_NAME, case_name
-from napari_pancreas_seg.training.data.layouts.listing import few, read_picture
+from napari_pancreas_seg.training.data.layouts.listing import read_picture
 from napari_pancreas_seg.training.data.layouts.opening import DataSet
 from napari_pancreas_seg.training.data.layouts.slices import LAYOUT as SLICE_LAYOUT
 from napari_pancreas_seg.training.data.layouts.slices import NOMINAL_SPACING_MM, SliceRecord

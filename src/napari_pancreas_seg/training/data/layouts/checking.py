@@ -13,11 +13,10 @@ import numpy as np
 from napari_pancreas_seg.arrays import Array, Labels
 from napari_pancreas_seg.cohort.inspection import suspicions
 from napari_pancreas_seg.cohort.overview import draw_overview
-from napari_pancreas_seg.errors import why_failed
+from napari_pancreas_seg.errors import few, why_failed
 from napari_pancreas_seg.io.files import escaped
 from napari_pancreas_seg.io.table import csv_text
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
-from napari_pancreas_seg.training.data.layouts.listing import few
 from napari_pancreas_seg.training.data.layouts.opening import DataSet
 from napari_pancreas_seg.training.data.layouts.plausibility import suspicious_findings
 from napari_pancreas_seg.volume import CTVolume

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from napari_pancreas_seg.arrays import Bytes
-from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.errors import PancreasSegError, few
 from napari_pancreas_seg.io import SUFFIXES, suffix_of
 from napari_pancreas_seg.io.files import listed
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
@@ -38,12 +38,6 @@ class DataSetLayout(NamedTuple):
 def left_out(what: str, names: list[str]) -> tuple[str, ...]:
     """Say what was left out, by name where there are few."""
     return (f"{what}: {few(names, 6)}.",) if names else ()
-
-
-def few(names: Sequence[str], most: int) -> str:
-    """Name a few of many."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def read_picture(path: Path, *, grey: bool = False) -> Bytes:

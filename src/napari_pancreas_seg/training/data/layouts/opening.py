@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.errors import PancreasSegError, few
 from napari_pancreas_seg.io import stem
 from napari_pancreas_seg.io.table import read_rows
 from napari_pancreas_seg.training.data.layouts import (
@@ -24,7 +24,6 @@ from napari_pancreas_seg.training.data.layouts import (
 from napari_pancreas_seg.training.data.layouts.cases import PANCREAS, LabelledCase, VolumeCase
 from napari_pancreas_seg.training.data.layouts.listing import (
     DataSetLayout,
-    few,
     folders_in,
     left_out,
 )
