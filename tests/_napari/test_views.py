@@ -349,6 +349,27 @@ def test_napari_s_own_button_leaves_3d_too(qtbot, panel, app, viewer, mask):
     assert not panel.surface_button.isChecked()
 
 
+def test_3d_lasts_while_a_run_begins_anew(qtbot, app, viewer, ct, tmp_path, notifications):
+    first = app.runs.start(ct, "box")
+    qtbot.waitUntil(lambda: not first.running, timeout=TIMEOUT)
+    mask = app.session.mask = first.labels
+    app.views.surface.start()
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+    run = app.runs.start(ct, f"wait {tmp_path / 'go'}")
+    qtbot.waitUntil(lambda: run.labels is mask and not mask.data.any(), timeout=TIMEOUT)
+    looked: list[object] = []
+    show = app.views.surface._show
+    app.views.surface._show = lambda mask, mesh: (looked.append(mesh), show(mask, mesh))
+    app.views.surface._make()
+    qtbot.waitUntil(lambda: bool(looked), timeout=TIMEOUT)
+    assert looked[0] is None
+    assert viewer.dims.ndisplay == 3
+    (tmp_path / "go").touch()
+    qtbot.waitUntil(lambda: looked[-1] is not None, timeout=TIMEOUT)
+    assert viewer.dims.ndisplay == 3
+    assert not any("empty" in each.message for each in notifications)
+
+
 def test_an_empty_mask_has_no_surface(qtbot, panel, app, viewer, mask, notifications):
     mask.data[:] = 0
     app.views.surface.start()

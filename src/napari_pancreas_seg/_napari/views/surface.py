@@ -130,6 +130,8 @@ class SurfaceView(QObject):
         if not self.on or mask is not self._session.mask:
             return
         if mesh is None:
+            if self._soon.isActive() or self._is_awaited(mask):
+                return  # there is more to come than what was looked at
             self.stop()
             report(PancreasSegError("The mask is empty: there is nothing to show in 3-D."))
             return
@@ -144,6 +146,11 @@ class SurfaceView(QObject):
                 for name, value in _appearance(mask).items():
                     setattr(self._surface, name, value)
         self._shown = mask
+
+    def _is_awaited(self, mask: Labels) -> bool:
+        """Whether a run has emptied a mask that was shown, and is still to fill it."""
+        model = self._session.masks.get(mask)
+        return self._surface is not None and model is not None and model.result is None
 
     def _add(self, mask: Labels, mesh: Mesh) -> None:
         viewer, ct = self._session.viewer, self._session.ct
