@@ -186,6 +186,7 @@ class Segmentation:
         probability: bool = False,
         attention: bool = False,
         overwrite: bool = False,
+        mint_uids: bool = False,
     ) -> list[Path]:
         """Write the mask onto the CT's own grid, as the command ``segment`` does.
 
@@ -200,6 +201,8 @@ class Segmentation:
         overwrite : bool
             Whether existing files may be replaced. The CT itself never is. Maps of the result
             that was there before go with it.
+        mint_uids : bool
+            Whether a DICOM series without UIDs may be given some, for DICOM-SEG.
 
         Returns
         -------
@@ -211,7 +214,7 @@ class Segmentation:
         PancreasSegError
             If a file exists already or cannot be written.
         """
-        outputs = OutputOptions(attention, probability, overwrite)
+        outputs = OutputOptions(attention, probability, overwrite, mint_uids)
         return save_result(self, self._ct(), path, outputs)[0]
 
     def mask_image(self) -> nibabel.Nifti1Image:
