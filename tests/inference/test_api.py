@@ -145,10 +145,20 @@ def test_public_names_are_there():
 
 
 @pytest.mark.slow
-def test_a_mask_is_measured_and_compared(ct, model):
+def test_a_mask_is_measured_and_compared(ct, model, tmp_path):
     volume = nps.load_ct(ct)
     result = nps.segment(volume, model)
     mask = nps.remask(result, 0.3, postprocess=False)
     found = nps.measure(mask, volume)
     assert found["voxels"] == np.count_nonzero(mask)
     assert nps.dice(mask, mask) == 1.0
+    loaded = nps.load_mask(nps.save_mask(mask, volume, tmp_path / "mask.nii.gz"))
+    for use in (
+        lambda mask: nps.dice(mask, mask),
+        lambda mask: nps.measure(mask, volume),
+        lambda mask: nps.save_mask(mask, volume, tmp_path / "again.nii.gz"),
+        lambda mask: nps.mend(volume, mask, 3),
+    ):
+        for wrong in (loaded, loaded[1], str(tmp_path / "mask.nii.gz")):
+            with pytest.raises(nps.PancreasSegError, match="the first of what load_mask gives"):
+                use(wrong)
