@@ -31,6 +31,7 @@ from napari_pancreas_seg.training.data.layouts.opening import DataSet
 from napari_pancreas_seg.training.data.layouts.slices import LAYOUT as SLICE_LAYOUT
 from napari_pancreas_seg.training.data.layouts.slices import NOMINAL_SPACING_MM, SliceRecord
 from napari_pancreas_seg.training.judge.scores import (
+    EMPTY_DICE,
     TOLERANCE_MM,
     PatientCounts,
     paired_difference,
@@ -150,7 +151,7 @@ def evaluate(
         **scores.how(),
     }
     if empty := sorted(p for p, counts in scores.model.items() if not counts.reference):
-        how["empty_references"] = f"{few(empty, 6)}; Dice is 1 if nothing was found there, else 0"
+        how["empty_references"] = f"{few(empty, 6)}; {EMPTY_DICE}"
     card = loaded.card
     return {
         "model": f"{card['name']} {card['version']} ({card['weights_sha256'][:12]})",

@@ -26,6 +26,8 @@ FAILURE_DICE = 0.5
 """A patient with a Dice below this counts as a failure."""
 GOOD_DICE = 0.85
 """From here on masks agree about as well as those of two radiologists."""
+EMPTY_DICE = "Dice is 1 if nothing was found there, else 0"
+"""What counts for a patient whose reference shows nothing."""
 TISSUE_HU = 10.0
 """Above this a pixel is tissue other than fat: what attention in the gland is compared with."""
 RESAMPLES = 10_000
