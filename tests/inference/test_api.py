@@ -1,6 +1,8 @@
 """What the package offers to Python: the same as the command line, from whatever holds a CT."""
 
+import copy
 import json
+import pickle
 import re
 import shutil
 
@@ -54,6 +56,16 @@ def test_a_result_and_its_ct_are_shown_in_a_line_each(ct, model):
         f"CTVolume(shape={volume.grid.shape}, spacing_mm=(4, 3, 3), format='nifti', {notes})"
     )
     assert max(len(repr(part)) for part in (result, volume, result.probability)) < 400
+
+
+def test_a_copied_result_is_read_only_and_saved_as_its_original_is(ct, model, tmp_path):
+    result = nps.segment(ct, model, threshold=0.3, postprocess=False)
+    for again in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result)):
+        np.testing.assert_array_equal(again.mask, result.mask)
+        with pytest.raises(ValueError, match="read-only"):
+            again.mask[0] = 1
+        (mask, _) = again.save(tmp_path / "mask.nii.gz", overwrite=True)
+        np.testing.assert_array_equal(nps.load_mask(mask)[0], result.mask)
 
 
 @pytest.mark.parametrize("path", ["", None])

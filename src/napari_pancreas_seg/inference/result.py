@@ -141,6 +141,10 @@ class Segmentation:
         mask.setflags(write=False)  # what is edited is a copy: this is what the record is of
         object.__setattr__(self, "mask", mask)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__post_init__()  # NumPy makes copies, pickled ones too, writeable
+
     def __repr__(self) -> str:
         name, version = (self.model.get(key) for key in ("name", "version"))
         quality = self.quality
