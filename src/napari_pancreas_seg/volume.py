@@ -322,6 +322,19 @@ def _flipped_in_place(view: Array) -> Array | None:
     return straight
 
 
+def mask_array(mask: Any) -> Array:
+    """Return a mask as an array; refuses what is none, such as a path or all of `load_mask`."""
+    try:
+        array = np.asarray(mask)
+    except ValueError:  # a pair of things of different shapes
+        array = np.empty(0, object)
+    if array.dtype.kind not in "biuf":
+        raise PancreasSegError(
+            "A mask is an array of numbers; of one in a file, the first of what load_mask gives."
+        )
+    return array
+
+
 def stretches(flags: npt.ArrayLike) -> list[slice]:
     """Find the runs of True in flags (n,), from the first to the last."""
     edges = np.flatnonzero(np.diff(np.asarray(flags, bool), prepend=False, append=False))

@@ -1,6 +1,8 @@
 """What the package offers to Python: the same as the command line, from whatever holds a CT."""
 
+import copy
 import json
+import pickle
 import re
 import shutil
 
@@ -54,6 +56,16 @@ def test_a_result_and_its_ct_are_shown_in_a_line_each(ct, model):
         f"CTVolume(shape={volume.grid.shape}, spacing_mm=(4, 3, 3), format='nifti', {notes})"
     )
     assert max(len(repr(part)) for part in (result, volume, result.probability)) < 400
+
+
+def test_a_copied_result_is_read_only_and_saved_as_its_original_is(ct, model, tmp_path):
+    result = nps.segment(ct, model, threshold=0.3, postprocess=False)
+    for again in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result)):
+        np.testing.assert_array_equal(again.mask, result.mask)
+        with pytest.raises(ValueError, match="read-only"):
+            again.mask[0] = 1
+        (mask, _) = again.save(tmp_path / "mask.nii.gz", overwrite=True)
+        np.testing.assert_array_equal(nps.load_mask(mask)[0], result.mask)
 
 
 @pytest.mark.parametrize("path", ["", None])
@@ -145,10 +157,20 @@ def test_public_names_are_there():
 
 
 @pytest.mark.slow
-def test_a_mask_is_measured_and_compared(ct, model):
+def test_a_mask_is_measured_and_compared(ct, model, tmp_path):
     volume = nps.load_ct(ct)
     result = nps.segment(volume, model)
     mask = nps.remask(result, 0.3, postprocess=False)
     found = nps.measure(mask, volume)
     assert found["voxels"] == np.count_nonzero(mask)
     assert nps.dice(mask, mask) == 1.0
+    loaded = nps.load_mask(nps.save_mask(mask, volume, tmp_path / "mask.nii.gz"))
+    for use in (
+        lambda mask: nps.dice(mask, mask),
+        lambda mask: nps.measure(mask, volume),
+        lambda mask: nps.save_mask(mask, volume, tmp_path / "again.nii.gz"),
+        lambda mask: nps.mend(volume, mask, 3),
+    ):
+        for wrong in (loaded, loaded[1], str(tmp_path / "mask.nii.gz")):
+            with pytest.raises(nps.PancreasSegError, match="the first of what load_mask gives"):
+                use(wrong)

@@ -23,6 +23,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 from scipy.spatial import KDTree
 
+import napari_pancreas_seg as nps
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import load_ct, load_mask, save_mask, sniff
 from napari_pancreas_seg.io.alignment import bring_onto
@@ -819,6 +820,11 @@ def test_segmenting_a_series_without_uids(tmp_path: Path, tiny_bundle: Path) -> 
     assert MINTED in sidecar and "SYNTHETIC" not in sidecar
     (segment,) = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence
     assert segment.SegmentAlgorithmName == "tiny"
+    found = nps.segment(series.folder, str(tiny_bundle))
+    with pytest.raises(PancreasSegError, match="UIDs"):
+        found.save(tmp_path / "python.dcm")
+    found.save(tmp_path / "python.dcm", mint_uids=True)
+    np.testing.assert_array_equal(load_mask(tmp_path / "python.dcm")[0], found.mask)
 
 
 # Real slices

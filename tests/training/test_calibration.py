@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec
+from napari_pancreas_seg.training import cards
 from napari_pancreas_seg.training.judge import calibration
 from napari_pancreas_seg.training.judge.calibration import (
     PredictedSlice,
@@ -79,6 +80,18 @@ def test_what_cannot_be_measured_is_left_out(predicted):
     if not near:
         assert card["temperature"] == 1.0
         assert (card["confidence"]["slope"], card["confidence"]["intercept"]) == (1.0, 0.0)
+
+
+def test_a_card_says_in_whom_nothing_is_outlined():
+    predicted = slices_of((0.9, 0.05, 20), (0.9, 0.05, 10), (0.01, 0.01, 0))
+    found = cards.judged(predicted, {"pancreas": 1}, "Dice", [])["validation"]
+    assert found["patients"]["P2"] == 1 and found["empty_references"] == ["P2"]
+    said = "nothing is outlined in P2: Dice is 1 if nothing was found there, else 0"
+    assert found["what"] == f"Dice; {said}"
+    both = cards.cautions({"seen_before": ["P1"]}, found)
+    assert "learnt from 1 of the patients" in both and both.endswith(said)
+    whole = cards.judged(predicted[:2], {"pancreas": 1}, "Dice", [])["validation"]
+    assert whole["what"] == "Dice" and "empty_references" not in whole
 
 
 def test_a_line_through_slices_that_hardly_differ_is_not_laid():

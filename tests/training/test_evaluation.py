@@ -16,6 +16,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
 from napari_pancreas_seg.inference.segment import LoadedModel, segment
 from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask
+from napari_pancreas_seg.mask.metrics import dice
 from napari_pancreas_seg.model.attention_unet import Architecture, build, gflop_per_slice
 from napari_pancreas_seg.model.bundle import load_bundle, save_bundle
 from napari_pancreas_seg.training.data.layouts.corrected_cases import (
@@ -115,6 +116,26 @@ def test_an_evaluation_of_volumes(folders, model, threshold):
     network = model.predictor.network
     assert data["cost"]["parameters"] == network.count_params()
     assert data["cost"]["weights_mb"] == pytest.approx(len(model.bundle.weights) / 1e6, abs=0.01)
+
+
+def test_of_a_correction_only_the_reviewed_slices_count(folders, model, threshold, tmp_path):
+    volume = load_ct(folders / "ct" / "other.nii.gz")
+    how = {"threshold": threshold, "postprocess": False}
+    found = segment(volume, model, **how).mask
+    mask = found.copy()
+    mask[2] = 1  # nobody has looked at it
+    mask[1, 20:22] = 1 - mask[1, 20:22]
+    for reviewed, counted in (([0], [0]), ([0, 1], [0, 1]), ([0, 1, 2], [0, 1, 2])):
+        add_corrected_case(tmp_path, volume, mask, reviewed, "anna", replace=True)
+        data = evaluate(tmp_path, model, **how)
+        row = data["patients"]["anna"]
+        assert row["dice"] == pytest.approx(dice(found[counted], mask[counted]), abs=1e-4)
+        part = len(counted) < 3
+        assert ("only the labelled slices count" in data["how"].get("labelled_in_part", "")) is part
+        assert not data["not_scored"]
+    add_corrected_case(tmp_path, volume, mask, [0], "anna", replace=True)
+    row = evaluate(tmp_path, model, **how)["patients"]["anna"]
+    assert (row["dice"], row["hd95_mm"], row["slices"]) == (1, 0, 1)
 
 
 def test_references_that_show_nothing_are_named(folders, model, tmp_path):
@@ -400,10 +421,10 @@ def test_one_bad_case_keeps_the_scores_of_the_others(
 
 @pytest.mark.parametrize("of_others", [False, True])
 def test_a_case_that_cannot_be_counted_costs_no_other(folders, model, monkeypatch, of_others):
-    def fail(self, found, volume, reference):
+    def fail(self, found, volume, *reference):
         if volume.name == "other" and of_others is (not found.attention):
             raise ZeroDivisionError
-        add(self, found, volume, reference)
+        add(self, found, volume, *reference)
 
     add = PatientCounts.add
     monkeypatch.setattr(PatientCounts, "add", fail)

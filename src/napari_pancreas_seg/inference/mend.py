@@ -24,7 +24,7 @@ from napari_pancreas_seg.inference.options import whole
 from napari_pancreas_seg.inference.scan_context import body_in
 from napari_pancreas_seg.io.save import as_uint8
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle
-from napari_pancreas_seg.volume import CTVolume
+from napari_pancreas_seg.volume import CTVolume, mask_array
 
 if TYPE_CHECKING:
     from napari_pancreas_seg.inference.devices import Device
@@ -136,9 +136,10 @@ class Mender:
         """See `napari_pancreas_seg.mend`, whose other arguments this takes as well."""
         if not isinstance(volume, CTVolume):
             raise PancreasSegError("A mask is mended on its CT; give what load_ct returned.")
-        if np.shape(mask) != volume.grid.shape:
+        mask = mask_array(mask)
+        if mask.shape != volume.grid.shape:
             raise PancreasSegError(
-                f"The mask has shape {np.shape(mask)} and the CT {volume.grid.shape}; both must be "
+                f"The mask has shape {mask.shape} and the CT {volume.grid.shape}; both must be "
                 "on the same grid."
             )
         z = whole(z, None, "The slice must be a whole number")

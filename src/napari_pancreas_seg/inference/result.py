@@ -141,6 +141,10 @@ class Segmentation:
         mask.setflags(write=False)  # what is edited is a copy: this is what the record is of
         object.__setattr__(self, "mask", mask)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__post_init__()  # NumPy makes copies, pickled ones too, writeable
+
     def __repr__(self) -> str:
         name, version = (self.model.get(key) for key in ("name", "version"))
         quality = self.quality
@@ -186,6 +190,7 @@ class Segmentation:
         probability: bool = False,
         attention: bool = False,
         overwrite: bool = False,
+        mint_uids: bool = False,
     ) -> list[Path]:
         """Write the mask onto the CT's own grid, as the command ``segment`` does.
 
@@ -200,6 +205,8 @@ class Segmentation:
         overwrite : bool
             Whether existing files may be replaced. The CT itself never is. Maps of the result
             that was there before go with it.
+        mint_uids : bool
+            Whether a DICOM series without UIDs may be given some, for DICOM-SEG.
 
         Returns
         -------
@@ -211,7 +218,7 @@ class Segmentation:
         PancreasSegError
             If a file exists already or cannot be written.
         """
-        outputs = OutputOptions(attention, probability, overwrite)
+        outputs = OutputOptions(attention, probability, overwrite, mint_uids)
         return save_result(self, self._ct(), path, outputs)[0]
 
     def mask_image(self) -> nibabel.Nifti1Image:

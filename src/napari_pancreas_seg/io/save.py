@@ -32,7 +32,7 @@ from napari_pancreas_seg.io.suffixes import (
 from napari_pancreas_seg.io.table import table_row, write_table
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 from napari_pancreas_seg.mask.measures import measure
-from napari_pancreas_seg.volume import CTVolume, OnSourceGrid, ScalarMap, Volume
+from napari_pancreas_seg.volume import CTVolume, OnSourceGrid, ScalarMap, Volume, mask_array
 
 if TYPE_CHECKING:
     import nibabel
@@ -118,7 +118,7 @@ def save_mask(
         If the mask does not lie on the CT's grid or is no mask, or the file cannot be written.
     """
     path = _writable(path, like, MASK_SUFFIXES)
-    mask = np.asarray(mask)
+    mask = mask_array(mask)
     if mask.dtype != np.uint8:
         mask = as_uint8(mask)
     ordered = like.to_source_order(mask)

@@ -10,7 +10,7 @@ import numpy as np
 from napari_pancreas_seg.arrays import Array, Box, Floats, Indices, Labels, Spacing
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask.centreline import CUTS, TOO_SMALL, Cuts, follow, on_cubes, surface_cm2
-from napari_pancreas_seg.volume import CTVolume, Grid, bounding_box
+from napari_pancreas_seg.volume import CTVolume, Grid, bounding_box, mask_array
 
 MEASURES = (
     *("volume_ml", "mean_hu", "sd_hu", "extent_z_mm", "extent_y_mm", "extent_x_mm"),
@@ -73,7 +73,7 @@ def measure(mask: Array, volume: CTVolume, cuts: Cuts | None = CUTS) -> dict[str
         raise PancreasSegError("A mask is measured in its CT; give what load_ct returned.")
     if cuts is not None and (np.shape(cuts) != (2,) or not all(0 <= cut <= 1 for cut in cuts)):
         raise PancreasSegError("Cuts are two shares of the gland's length, from 0 to 1.")
-    mask = np.asarray(mask)
+    mask = mask_array(mask)
     volume.grid.check(mask)
     if mask.dtype.kind not in "bu":
         mask = np.nan_to_num(mask) != 0

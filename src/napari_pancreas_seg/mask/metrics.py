@@ -9,7 +9,7 @@ import numpy as np
 
 from napari_pancreas_seg.arrays import Array, Floats
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.volume import Grid, bounding_box, box_around
+from napari_pancreas_seg.volume import Grid, bounding_box, box_around, mask_array
 
 SURFACE_TOLERANCE_MM = 2.0
 """Distance in mm within which two surfaces count as one, for the surface Dice."""
@@ -33,9 +33,7 @@ def dice(a: Array, b: Array) -> float:
     PancreasSegError
         If the shapes differ, or these are no arrays of numbers.
     """
-    a, b = np.asarray(a), np.asarray(b)
-    if a.dtype.kind not in "biuf" or b.dtype.kind not in "biuf":
-        raise PancreasSegError("Masks are compared as arrays; load those in files with load_mask.")
+    a, b = mask_array(a), mask_array(b)
     _check_shapes(a, b)
     inside_a, inside_b = a > 0, b > 0
     total = np.count_nonzero(inside_a) + np.count_nonzero(inside_b)

@@ -12,14 +12,14 @@ import keras
 import numpy as np
 
 from napari_pancreas_seg._version import __version__
-from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.errors import PancreasSegError, few
 from napari_pancreas_seg.model.bundle import SHARED, Bundle
 from napari_pancreas_seg.model.card import check_card
 from napari_pancreas_seg.training.data.layouts.opening import DataSet
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge import calibration
 from napari_pancreas_seg.training.judge.calibration import HeldBack, PredictedSlice
-from napari_pancreas_seg.training.judge.scores import summarise
+from napari_pancreas_seg.training.judge.scores import EMPTY_DICE, summarise
 
 SOME_SLICES = "some slices of each CT"
 _OF_ANOTHER = (
@@ -111,9 +111,10 @@ def judged(
     validation: dict[str, Any] = {"what": what, "patients": patients, **summarise(dice.values())}
     if len(labels) > 1:
         validation["mean_by_class"] = mean_by_class(scores, threshold, labels)
-    if seen:
-        validation |= {"what": f"{what}; {note_seen_before(len(seen))}", "seen_before": [*seen]}
-    return {**found, "validation": validation}
+    shown = {one.patient for one in predicted if np.isin(one.mask, one.values).any()}
+    validation |= {"seen_before": [*seen]} if seen else {}
+    validation |= {"empty_references": empty} if (empty := sorted({*dice} - shown)) else {}
+    return {**found, "validation": {**validation, "what": what + cautions(validation)}}
 
 
 def out_of_fold(predicted: Sequence[PredictedSlice]) -> dict[str, Any]:
@@ -140,9 +141,18 @@ def calibration_from(
     taken, validation = {key: card[key] for key in keys[:-1]}, card["validation"]
     if not {*validation.get("patients", ())} <= {*patients}:
         return taken
-    seen = validation.get("seen_before")
-    what = f"{_OF_ANOTHER}; {note_seen_before(len(seen))}" if seen else _OF_ANOTHER
-    return {**taken, "validation": {**validation, "what": what}}
+    return {**taken, "validation": {**validation, "what": _OF_ANOTHER + cautions(validation)}}
+
+
+def cautions(*validations: Mapping[str, Any]) -> str:
+    """What to mind of the figures of patients held back, for the end of their description."""
+    seen, empty = (
+        [patient for one in validations for patient in one.get(key, ())]
+        for key in ("seen_before", "empty_references")
+    )
+    said = [note_seen_before(len(seen))] if seen else []
+    said += [f"nothing is outlined in {few(empty, 6)}: {EMPTY_DICE}"] if empty else []
+    return "".join(f"; {text}" for text in said)
 
 
 def note_seen_before(n: int) -> str:

@@ -11,7 +11,7 @@ from napari_pancreas_seg.io.files import read_json, write_json
 from napari_pancreas_seg.model.bundle import SHARED, Bundle, join_weights, load_bundle, save_bundle
 from napari_pancreas_seg.model.card import MOST_MEMBERS
 from napari_pancreas_seg.training import run
-from napari_pancreas_seg.training.cards import SOME_SLICES, note_seen_before
+from napari_pancreas_seg.training.cards import SOME_SLICES, cautions
 from napari_pancreas_seg.training.data.layouts.opening import DataSet, open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.folder import OUT_OF_FOLD, SUMMARY, check_free, fold_folder
@@ -100,8 +100,7 @@ def _what(members: Sequence[Bundle], settings: TrainSettings) -> str:
         what = what.replace("native grid", f"native grid, {SOME_SLICES}")
     if settings.patience is not None:
         what += "; the epoch was chosen on the same patients"
-    seen = sum(len(validation.get("seen_before", ())) for validation in validations)
-    return f"{what}; {note_seen_before(seen)}" if seen else what
+    return what + cautions(*validations)
 
 
 def _predicted(

@@ -31,6 +31,7 @@ from napari_pancreas_seg.training.data.layouts.opening import DataSet
 from napari_pancreas_seg.training.data.layouts.slices import LAYOUT as SLICE_LAYOUT
 from napari_pancreas_seg.training.data.layouts.slices import NOMINAL_SPACING_MM, SliceRecord
 from napari_pancreas_seg.training.judge.scores import (
+    EMPTY_DICE,
     TOLERANCE_MM,
     PatientCounts,
     paired_difference,
@@ -79,12 +80,16 @@ def _find(others: GivenMasks, case: str) -> Path | None:
 
 
 class _Case(NamedTuple):
-    """A case to score: `ct` is its CT's name, by which masks of others are found."""
+    """A case to score: `ct` is its CT's name, by which masks of others are found.
+
+    `slices` are those that are labelled; None for all.
+    """
 
     name: str
     patient: str
     ct: str
     load: Callable[[], tuple[CTVolume, Labels]]
+    slices: Sequence[int] | None = None
 
 
 def evaluate(
@@ -149,8 +154,13 @@ def evaluate(
         "seen_in_training": ", ".join(trained_on) or "none of these patients",
         **scores.how(),
     }
+    if scores.in_part:
+        how["labelled_in_part"] = (
+            f"{few(sorted(scores.in_part), 6)}; of these CTs only the labelled slices count, and "
+            "distances are between outlines in the plane"
+        )
     if empty := sorted(p for p, counts in scores.model.items() if not counts.reference):
-        how["empty_references"] = f"{few(empty, 6)}; Dice is 1 if nothing was found there, else 0"
+        how["empty_references"] = f"{few(empty, 6)}; {EMPTY_DICE}"
     card = loaded.card
     return {
         "model": f"{card['name']} {card['version']} ({card['weights_sha256'][:12]})",
@@ -212,13 +222,12 @@ def _cases(data: DataSet, classes: Classes) -> list[_Case]:
 
     def load(case: LabelledCase) -> tuple[CTVolume, Labels]:
         volume, labels = case.load()
-        if case.slices is not None and len(case.slices) < len(labels):
-            raise PancreasSegError(
-                f"Case {case.name} is labelled in some slices only, so that it cannot be scored."
-            )
         return volume, table[labels]
 
-    return [_Case(case.name, case.patient, case.name, partial(load, case)) for case in data.cases]
+    return [
+        _Case(case.name, case.patient, case.name, partial(load, case), case.slices)
+        for case in data.cases
+    ]
 
 
 def _pairs(folder: Path, references: Path, known: Classes) -> tuple[list[_Case], dict[str, str]]:
@@ -283,6 +292,7 @@ class _EvaluationScores:
     seen: Set[str] = frozenset()
     every_patient: bool = False
     corrected: set[str] = field(default_factory=set)
+    in_part: set[str] = field(default_factory=set)
     model: Counts = field(default_factory=dict)
     classes: dict[str, Counts] = field(default_factory=dict)
     others: Counts = field(default_factory=dict)
@@ -330,7 +340,10 @@ class _EvaluationScores:
         self, counts: Counts, case: _Case, found: Segmentation, volume: CTVolume, mask: Array
     ) -> None:
         now = counts.get(case.patient, PatientCounts())
-        now.add(found, volume, mask)
+        labelled = None if len(case.slices or mask) == len(mask) else case.slices
+        now.add(found, volume, mask, labelled)
+        if labelled is not None:
+            self.in_part.add(case.name)
         counts[case.patient] = now
 
     def leave_out(self, patients: Iterable[str]) -> None:

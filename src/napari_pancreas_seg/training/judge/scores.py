@@ -26,6 +26,8 @@ FAILURE_DICE = 0.5
 """A patient with a Dice below this counts as a failure."""
 GOOD_DICE = 0.85
 """From here on masks agree about as well as those of two radiologists."""
+EMPTY_DICE = "Dice is 1 if nothing was found there, else 0"
+"""What counts for a patient whose reference shows nothing."""
 TISSUE_HU = 10.0
 """Above this a pixel is tissue other than fat: what attention in the gland is compared with."""
 RESAMPLES = 10_000
@@ -166,10 +168,23 @@ class PatientCounts:
     surfaces: list[SurfaceAgreement] = field(default_factory=list)
     gates: list[_GateSums] = field(default_factory=list)
 
-    def add(self, found: Segmentation, volume: CTVolume, reference: Array) -> None:
-        """Count a CT with its reference (Z, Y, X): outlines of a single slice, else surfaces."""
+    def add(
+        self,
+        found: Segmentation,
+        volume: CTVolume,
+        reference: Array,
+        slices: Sequence[int] | None = None,
+    ) -> None:
+        """Count a CT with its reference (Z, Y, X): outlines of a single slice, else surfaces.
+
+        Of a CT that is labelled in some `slices` only, count these, and their outlines.
+        """
         truth, mask = reference > 0, found.mask > 0
-        measure = in_plane_surface_distances if len(truth) == 1 else surface_distances
+        part = len(truth) == 1 or slices is not None
+        if slices is not None:
+            labelled = np.isin(np.arange(len(truth)), slices)[:, None, None]
+            truth, mask = truth & labelled, mask & labelled
+        measure = in_plane_surface_distances if part else surface_distances
         self.surfaces.append(
             measure(truth, mask, volume.grid.affine[:3, :3])
         )  # first, as it may fail
