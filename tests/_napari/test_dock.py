@@ -17,6 +17,7 @@ from napari.settings import get_plugin_settings
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QMimeData, QPointF, QRect, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QShowEvent
+from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_pancreas_seg._napari.app import app_of
@@ -25,6 +26,7 @@ from napari_pancreas_seg._napari.compat import canvas_widget
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.canvas_bar import MARGIN, CanvasBar
+from napari_pancreas_seg._napari.widget.dock import TABS
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("manifest")]
 
@@ -115,6 +117,18 @@ def test_the_panel_cuts_off_neither_the_window_nor_the_ct(qtbot, window, volume)
     QApplication.sendEvent(dock, QShowEvent())
     qtbot.waitUntil(lambda: qt.height() <= room.height(), timeout=TIMEOUT)
     assert qt.width() <= max(room.width(), qt.minimumSizeHint().width())
+
+
+@pytest.mark.parametrize("title", ["Correct", "Worklist"])
+def test_a_click_in_the_panel_leaves_the_keys_to_the_picture(window, dock, title):
+    dock.tabs.setCurrentIndex(list(TABS).index(title))
+    window.show()
+    canvas_widget(window).setFocus()
+    rows = dock.worklist_panel.list
+    rows.setEnabled(True)
+    clicked = rows.viewport() if title == "Worklist" else dock.correct_panel.strip
+    QTest.mouseClick(clicked, Qt.MouseButton.LeftButton)
+    assert not dock.isAncestorOf(window.window._qt_window.focusWidget())
 
 
 @pytest.mark.slow
