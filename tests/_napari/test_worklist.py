@@ -1223,6 +1223,9 @@ def test_the_first_case_is_segmented_at_once_and_named_over_the_picture(
     qtbot.waitUntil(lambda: app.worklist.case.status is Status.SEGMENTED, timeout=TIMEOUT)
     assert bar.case.text() == "Case 1 of 3: a, segmented"
     qtbot.waitUntil(lambda: not app.runs.running and not app.worklist.busy, timeout=TIMEOUT)
+    app.worklist.mark_reviewed()
+    assert bar.case.text() == "Keeping the mask…"
+    qtbot.waitUntil(lambda: bar.case.text() == "Case 1 of 3: a, reviewed", timeout=TIMEOUT)
 
 
 @pytest.mark.slow
