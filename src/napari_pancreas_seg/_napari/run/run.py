@@ -363,7 +363,7 @@ def _summary(outcome: worker.Outcome, seconds: float, *, part: bool) -> str:
     if outcome.by_class:
         volume = ", ".join(f"{name} {ml:.1f} mL" for name, ml in outcome.by_class.items())
     model = "Model, in the part" if part else "Model"
-    return f"{model}: {volume} in {_slices(outcome.slices)}, found in {_duration(seconds)}."
+    return f"{model}: {volume} in {_slices(outcome.slices)} ({_duration(seconds)})."
 
 
 def _slices(n: int) -> str:
