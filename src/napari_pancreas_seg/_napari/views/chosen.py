@@ -151,9 +151,9 @@ class ChosenCt(QObject):
         """Give a mask that is seen a colour that no other one has that is seen."""
         others = [one for one in self._session.layers if isinstance(one, Labels) and one.visible]
         same = [one for one in others if one is not layer and one.data.shape == layer.data.shape]
-        taken = {_first_colour(other) for other in same}
+        taken = {_first_colour(other) for other in same if layer.visible}
         shift = 0
-        while layer.visible and _first_colour(layer) in taken and (shift := shift + 1) <= len(taken):
+        while _first_colour(layer) in taken and (shift := shift + 1) <= len(taken):
             layer.colormap = label_colors(shift)
 
 
