@@ -265,6 +265,13 @@ def test_a_mask_that_cannot_be_written_keeps_its_case(
     assert mask in viewer.layers
 
 
+def test_a_step_that_leads_nowhere_says_why(qtbot, app, panel, folder, notifications):
+    app.worklist.step(1)
+    assert "no worklist yet" in notifications[-1].message
+    opened(qtbot, app, panel, folder).step(-1)
+    assert "first case" in notifications[-1].message
+
+
 def test_a_case_that_cannot_be_read_stops_nothing(qtbot, app, viewer, panel, folder, notifications):
     work = opened(qtbot, app, panel, folder)
     work.go_to(2)
