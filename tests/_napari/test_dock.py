@@ -112,6 +112,9 @@ def test_the_panel_cuts_off_neither_the_window_nor_the_ct(qtbot, window, volume)
     window.canvas.size = (height, width // 4)  # what the dock leaves
     seen = np.ptp(ct.extent.world[:, list(window.dims.displayed)], axis=0)
     assert (seen * window.scene.camera.zoom <= window.canvas.size).all()
+    moved = window.scene.camera.center = (0, *ct.extent.world[0, 1:])
+    window.canvas.size = (height, width // 5)  # of a part that was chosen nothing is undone
+    assert window.scene.camera.center == pytest.approx(moved)
     qt, room = window.window._qt_window, dock.screen().availableGeometry().size()
     qt.resize(room * 2)
     QApplication.sendEvent(dock, QShowEvent())

@@ -230,7 +230,8 @@ class PancreasDock(QWidget):
         seen = with_all_axes(viewer, [layer for layer in viewer.layers if layer.visible])
         if seen and viewer.dims.ndisplay == 2:
             ends = viewer.layers.get_extent(seen).world[:, list(viewer.dims.displayed)]
-            if (np.ptp(ends, axis=0) * viewer.scene.camera.zoom <= before).all():
+            camera = viewer.scene.camera
+            if (2 * abs(ends - camera.center[-2:]) * camera.zoom <= before).all():
                 viewer.reset_view(layers=seen)
 
     def _lay_out(self) -> None:
