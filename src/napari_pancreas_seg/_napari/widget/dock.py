@@ -244,7 +244,10 @@ class PancreasDock(QWidget):
         self.tabs.setDocumentMode(True)
         self.tabs.tabBar().setDrawBase(False)  # a white line on dark ground
         self.tabs.setUsesScrollButtons(False)  # all five are seen, however wide the font
-        self.tabs.setStyleSheet("QTabBar::tab { padding: 4px 2px; font-size: 11px; }")
+        self.tabs.setStyleSheet(
+            "QTabBar { background: none; }"  # napari's, of a tab, looks like a sixth one
+            " QTabBar::tab { padding: 4px 2px; font-size: 11px; }"
+        )
         for title in TABS:
             self.tabs.addTab(_page(), title.replace("&", "&&"))
         self.tabs.currentChanged.connect(self._fill)
