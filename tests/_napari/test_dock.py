@@ -27,6 +27,7 @@ from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.canvas_bar import MARGIN, CanvasBar
 from napari_pancreas_seg._napari.widget.dock import TABS
+from napari_pancreas_seg.volume import CTVolume
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("manifest")]
 
@@ -132,6 +133,18 @@ def test_a_click_in_the_panel_leaves_the_keys_to_the_picture(window, dock, title
     clicked = rows.viewport() if title == "Worklist" else dock.correct_panel.strip
     QTest.mouseClick(clicked, Qt.MouseButton.LeftButton)
     assert not dock.isAncestorOf(window.window._qt_window.focusWidget())
+
+
+def test_another_ct_leaves_the_keys_to_the_picture(window, dock, volume):
+    window.show()
+    dock.options_panel.show()
+    for n in (6, 16, 4):  # slices
+        canvas_widget(window).setFocus()
+        ct = CTVolume.from_source_array(np.full((20, 20, n), 30, np.int16), np.eye(4))
+        window.add_layer(Layer.create(*ct_layer_data(ct)))
+        dock.options_panel.region.here.click()
+        assert dock.options_panel.region.last.value == n - 1
+        assert window.window._qt_window.focusWidget() is canvas_widget(window)
 
 
 @pytest.mark.slow
