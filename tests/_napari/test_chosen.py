@@ -8,7 +8,7 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Layer
 
-from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, label_colors, labels_layer_data
 from napari_pancreas_seg._napari.layers.maps import make_layer
 from napari_pancreas_seg._napari.layers.placement import (
     placements,
@@ -137,11 +137,31 @@ def test_a_mask_lies_above_a_ct_that_was_opened_after_it(qtbot, app, viewer, vol
     assert [layer.name for layer in viewer.layers] == ["CT", "mask", "other"]
 
 
-def test_no_two_masks_have_one_colour(app, viewer, ct):
-    for number in range(4):
-        viewer.add_layer(mask_on(app, ct, f"mask {number}"))
-    colours = {tuple(np.round(layer.colormap.map(1), 3)) for layer in list(viewer.layers)[1:]}
-    assert len(colours) == 4
+def colour(mask) -> tuple:
+    return tuple(np.round(mask.colormap.map(1), 3))
+
+
+def test_no_two_masks_that_are_seen_have_one_colour(app, viewer, ct):
+    first, *_ = masks = [mask_on(app, ct, f"mask {number}") for number in range(4)]
+    for mask in masks:
+        viewer.add_layer(mask)
+    assert len(set(map(colour, masks))) == 4
+    first.visible = False  # as by a run, whose mask then comes
+    newest = viewer.add_layer(mask_on(app, ct, "newest"))
+    assert colour(newest) == colour(first)
+    first.visible = True
+    assert len(set(map(colour, [*masks, newest]))) == 5
+
+
+def test_masks_of_two_cts_keep_their_colour(app, viewer, ct, volume):
+    viewer.add_layer(ct_layer(volume, "other"))
+    theirs = viewer.add_layer(mask_on(app, viewer.layers["other"], "theirs"))
+    mask = viewer.add_layer(mask_on(app, ct, "mask"))
+    app.session.ct = ct
+    mask.colormap = theirs.colormap = label_colors()
+    for chosen in (viewer.layers["other"], ct):
+        app.session.ct = chosen
+        assert colour(mask) == colour(theirs) and mask.visible != theirs.visible
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from napari.settings import get_plugin_settings
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QMimeData, QPointF, QRect, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QShowEvent
+from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_pancreas_seg._napari.app import app_of
@@ -25,6 +26,8 @@ from napari_pancreas_seg._napari.compat import canvas_widget
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.canvas_bar import MARGIN, CanvasBar
+from napari_pancreas_seg._napari.widget.dock import TABS
+from napari_pancreas_seg.volume import CTVolume
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("manifest")]
 
@@ -110,11 +113,38 @@ def test_the_panel_cuts_off_neither_the_window_nor_the_ct(qtbot, window, volume)
     window.canvas.size = (height, width // 4)  # what the dock leaves
     seen = np.ptp(ct.extent.world[:, list(window.dims.displayed)], axis=0)
     assert (seen * window.scene.camera.zoom <= window.canvas.size).all()
+    moved = window.scene.camera.center = (0, *ct.extent.world[0, 1:])
+    window.canvas.size = (height, width // 5)  # of a part that was chosen nothing is undone
+    assert window.scene.camera.center == pytest.approx(moved)
     qt, room = window.window._qt_window, dock.screen().availableGeometry().size()
     qt.resize(room * 2)
     QApplication.sendEvent(dock, QShowEvent())
     qtbot.waitUntil(lambda: qt.height() <= room.height(), timeout=TIMEOUT)
     assert qt.width() <= max(room.width(), qt.minimumSizeHint().width())
+
+
+@pytest.mark.parametrize("title", ["Correct", "Worklist"])
+def test_a_click_in_the_panel_leaves_the_keys_to_the_picture(window, dock, title):
+    dock.tabs.setCurrentIndex(list(TABS).index(title))
+    window.show()
+    canvas_widget(window).setFocus()
+    rows = dock.worklist_panel.list
+    rows.setEnabled(True)
+    clicked = rows.viewport() if title == "Worklist" else dock.correct_panel.strip
+    QTest.mouseClick(clicked, Qt.MouseButton.LeftButton)
+    assert not dock.isAncestorOf(window.window._qt_window.focusWidget())
+
+
+def test_another_ct_leaves_the_keys_to_the_picture(window, dock, volume):
+    window.show()
+    dock.options_panel.show()
+    for n in (6, 16, 4):  # slices
+        canvas_widget(window).setFocus()
+        ct = CTVolume.from_source_array(np.full((20, 20, n), 30, np.int16), np.eye(4))
+        window.add_layer(Layer.create(*ct_layer_data(ct)))
+        dock.options_panel.region.here.click()
+        assert dock.options_panel.region.last.value == n - 1
+        assert window.window._qt_window.focusWidget() is canvas_widget(window)
 
 
 @pytest.mark.slow

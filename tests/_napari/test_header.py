@@ -151,6 +151,14 @@ def test_a_click_gives_the_wheel_to_a_number_and_tab_does_not(segmented, reason)
     assert field.value == now
 
 
+def test_a_click_gives_a_choice_neither_wheel_nor_keys(segmented):
+    for number in range(segmented.tabs.count()):
+        segmented.tabs.setCurrentIndex(number)
+    boxes = segmented.findChildren(QComboBox)
+    assert len(boxes) > 5
+    assert {box.focusPolicy() for box in boxes} == {Qt.FocusPolicy.TabFocus}
+
+
 @pytest.mark.slow
 def test_run_never_moves_by_a_pixel(qtbot, dock, viewer, app, volume, tmp_path):
     button, places = dock.run_panel.run_button, set()

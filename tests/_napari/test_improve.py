@@ -215,13 +215,14 @@ def test_progress_cancel_and_nothing_left(qtbot, with_case, tmp_path, notificati
     panel.minutes.value = 2
     improve(qtbot, dock, f"slow {file}")
     qtbot.waitUntil(lambda: panel.progress.value() == 25, timeout=TIMEOUT)
+    assert not panel.progress.isHidden()
     assert panel.step.text() == "Trial: the decoder, about 10 minutes left"
     qtbot.waitUntil(lambda: file.exists() and file.read_text() != "", timeout=TIMEOUT)
     child = dock.app.improvement._child
     panel.cancel_button.click()
     qtbot.waitUntil(lambda: not dock.app.improvement.running, timeout=TIMEOUT)
     assert child.poll() is not None
-    assert not notifications and not panel.progress.isTextVisible() and panel.progress.value() == 0
+    assert not notifications and panel.progress.isHidden()
     assert len(dock.app.improvement.cases) == 1
 
 

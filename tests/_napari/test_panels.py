@@ -74,7 +74,7 @@ def test_the_slider_moves_the_mask_and_strokes_stay(qtbot, dock):
 
 
 @pytest.mark.slow
-def test_cancel_asks_and_discard_takes_back(qtbot, dock):
+def test_cancel_asks_and_discard_takes_back(qtbot, dock, viewer):
     choose(dock, "slow")
     panel = dock.run_panel
     qtbot.mouseClick(panel.run_button, LEFT)
@@ -84,9 +84,13 @@ def test_cancel_asks_and_discard_takes_back(qtbot, dock):
     qtbot.mouseClick(panel.cancel_button, LEFT)
     qtbot.waitUntil(lambda: not dock.app.runs.running, timeout=TIMEOUT)
     assert panel.keep_button.isVisibleTo(panel) and panel.discard_button.isVisibleTo(panel)
+    assert panel.status.text().startswith("Cancelled after")
+    longer = CTVolume.from_source_array(np.full((40, 32, 16), 30, np.int16), np.eye(4))
+    viewer.add_layer(Layer.create(*ct_layer_data(longer, "other")))
+    assert panel.status.text().startswith("CT: Cancelled after")  # not of the one on screen
     panel.discard_button.click()
     assert not panel.keep_button.isVisibleTo(panel)
-    assert [layer.name for layer in dock.app.session.viewer.layers] == ["CT"]
+    assert [layer.name for layer in viewer.layers] == ["CT", "other"]
 
 
 @pytest.mark.slow

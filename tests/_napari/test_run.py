@@ -613,7 +613,9 @@ def test_what_a_run_found_before_it_failed_is_asked_about(qtbot, app, ct, keep):
     assert app.review.reviewed_of(labels) == {2, 3}
     app.review.toggle_reviewed(5)  # said of what is on screen
     if keep:
+        run.done = 1
         run.keep()
+        assert run.message == "The run failed after 1 slice; the mask stays."
         assert np.array_equal(labels.data, found)
         assert app.review.reviewed_of(labels) == {5}
     else:

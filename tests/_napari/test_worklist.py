@@ -265,6 +265,13 @@ def test_a_mask_that_cannot_be_written_keeps_its_case(
     assert mask in viewer.layers
 
 
+def test_a_step_that_leads_nowhere_says_why(qtbot, app, panel, folder, notifications):
+    app.worklist.step(1)
+    assert "no worklist yet" in notifications[-1].message
+    opened(qtbot, app, panel, folder).step(-1)
+    assert "first case" in notifications[-1].message
+
+
 def test_a_case_that_cannot_be_read_stops_nothing(qtbot, app, viewer, panel, folder, notifications):
     work = opened(qtbot, app, panel, folder)
     work.go_to(2)
@@ -1223,6 +1230,9 @@ def test_the_first_case_is_segmented_at_once_and_named_over_the_picture(
     qtbot.waitUntil(lambda: app.worklist.case.status is Status.SEGMENTED, timeout=TIMEOUT)
     assert bar.case.text() == "Case 1 of 3: a, segmented"
     qtbot.waitUntil(lambda: not app.runs.running and not app.worklist.busy, timeout=TIMEOUT)
+    app.worklist.mark_reviewed()
+    assert bar.case.text() == "Keeping the mask…"
+    qtbot.waitUntil(lambda: bar.case.text() == "Case 1 of 3: a, reviewed", timeout=TIMEOUT)
 
 
 @pytest.mark.slow

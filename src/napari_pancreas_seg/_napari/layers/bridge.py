@@ -36,7 +36,7 @@ HU_RANGE = (-1024.0, 1500.0)
 AXIS_LABELS = ("z", "y", "x")
 UNITS = ("mm", "mm", "mm")
 LABEL_COLORS = (
-    *("#00d2a8", "#ffb000", "#e4418c", "#5aa2ff"),
+    *("#00d2a8", "#5aa2ff", "#e4418c", "#ffb000"),
     *("#b4e04a", "#c58cff", "#ff7d4d", "#7fdbff"),
 )
 """Told apart in the usual kinds of colour blindness as well as eight can be; later labels repeat

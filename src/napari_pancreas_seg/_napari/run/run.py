@@ -112,7 +112,7 @@ class SegmentationRun(QObject):
                 self._show_layer()
             self._forget_former()
             self.stands = True
-            self.message = f"{self._how_ended} after {self.done} slices; what was found stays."
+            self.message = f"{self._how_ended} after {_slices(self.done)}; the mask stays."
             self.changed.emit()
             if self.labels in self._session.layers:
                 self._session.mask_changed.emit(self.labels)  # for good by now
@@ -136,7 +136,7 @@ class SegmentationRun(QObject):
         voxels = [int(np.count_nonzero(plane)) for plane in ([] if box is None else mask.copy[box])]
         slices = len(voxels) - voxels.count(0)
         volume = sum(voxels) * mask.reference.grid.voxel_volume_mm3 / 1000
-        self.message = f"Model: {volume:.1f} mL in {slices} slices at threshold {threshold:.2f}."
+        self.message = f"Model: {volume:.1f} mL in {_slices(slices)} at threshold {threshold:.2f}."
         self.changed.emit()
 
     def _take_back(self, labels: Labels) -> None:
@@ -338,9 +338,7 @@ class SegmentationRun(QObject):
         elif self._session.masks[labels].filled and not self._found_nothing:
             # Not `done`: the first stage of two counts slices, too, and writes none.
             self.can_discard = True
-            self.message = (
-                f"{self._how_ended} after {self.done} slices. Keep what was found, or discard it?"
-            )
+            self.message = f"{self._how_ended} after {_slices(self.done)}. Keep the mask?"
         else:
             self._take_back(labels)
 
@@ -352,7 +350,7 @@ class SegmentationRun(QObject):
 def _describe(step: Progress, seconds_left: float | None) -> str:
     if step.stage != "segmenting" or step.done == 0:
         return f"{step.stage[:1].upper()}{step.stage[1:]}…"
-    text = f"Segmenting: {step.done} of {step.total} slices"
+    text = f"Segmenting: {step.done} of {_slices(step.total)}"
     if seconds_left is not None and seconds_left >= 1:
         text += f", about {_duration(seconds_left)} left"
     return text
@@ -361,12 +359,15 @@ def _describe(step: Progress, seconds_left: float | None) -> str:
 def _summary(outcome: worker.Outcome, seconds: float, *, part: bool) -> str:
     if outcome.slices == 0:
         return f"No pancreas found ({_duration(seconds)})."
-    plural = "slice" if outcome.slices == 1 else "slices"
     volume = f"{outcome.volume_ml:.1f} mL"
     if outcome.by_class:
         volume = ", ".join(f"{name} {ml:.1f} mL" for name, ml in outcome.by_class.items())
     model = "Model, in the part" if part else "Model"
-    return f"{model}: {volume} in {outcome.slices} {plural}, found in {_duration(seconds)}."
+    return f"{model}: {volume} in {_slices(outcome.slices)} ({_duration(seconds)})."
+
+
+def _slices(n: int) -> str:
+    return "1 slice" if n == 1 else f"{n} slices"
 
 
 def _duration(seconds: float) -> str:

@@ -58,11 +58,12 @@ class ChosenCt(QObject):
         others = [layer for layer in viewer.layers if self._is_anothers(layer, reference)]
         if not others and before is None:
             return  # there is nothing else: how it is shown is the user's
-        for layer in viewer.layers:
-            if layer in others and layer.visible:
+        for layer in others:  # first: a mask keeps its colour where no other of that is seen
+            if layer.visible:
                 self._hidden.add(layer)
                 layer.visible = False
-            elif layer not in others and layer in self._hidden:
+        for layer in viewer.layers:
+            if layer not in others and layer in self._hidden:
                 self._hidden.discard(layer)
                 layer.visible = layer not in session.aside
         ct.visible = True
@@ -131,8 +132,11 @@ class ChosenCt(QObject):
             bind_drawn([layer], reference)
 
     def _on_visible(self, event: Any) -> None:
-        if event.source.visible:
-            self._session.aside.discard(event.source)
+        layer = event.source
+        if layer.visible:
+            self._session.aside.discard(layer)
+            if isinstance(layer, Labels):
+                self._give_colour(layer)
 
     def _lower(self, ct: Image, reference: GridReference) -> None:
         viewer = self._session.viewer
@@ -144,9 +148,10 @@ class ChosenCt(QObject):
             viewer.layers.move(viewer.layers.index(ct), min(masks))
 
     def _give_colour(self, layer: Labels) -> None:
-        others = [one for one in self._session.layers if isinstance(one, Labels)]
+        """Give a mask that is seen a colour that no other one has that is seen."""
+        others = [one for one in self._session.layers if isinstance(one, Labels) and one.visible]
         same = [one for one in others if one is not layer and one.data.shape == layer.data.shape]
-        taken = {_first_colour(other) for other in same}
+        taken = {_first_colour(other) for other in same if layer.visible}
         shift = 0
         while _first_colour(layer) in taken and (shift := shift + 1) <= len(taken):
             layer.colormap = label_colors(shift)

@@ -95,8 +95,8 @@ class CanvasBar(ui.Panel):
 
     def _case(self) -> str:
         work = self._app.worklist
-        if work.worklist is None or work.case is None:
-            return ""
+        if work.busy or work.worklist is None or work.case is None:
+            return work.busy  # J does nothing meanwhile
         place, n = work.worklist.current + 1, len(work.worklist)
         return f"Case {place} of {n}: {io.stem(Path(work.case.name))}, {work.case.status}"
 

@@ -230,7 +230,8 @@ class PancreasDock(QWidget):
         seen = with_all_axes(viewer, [layer for layer in viewer.layers if layer.visible])
         if seen and viewer.dims.ndisplay == 2:
             ends = viewer.layers.get_extent(seen).world[:, list(viewer.dims.displayed)]
-            if (np.ptp(ends, axis=0) * viewer.scene.camera.zoom <= before).all():
+            camera = viewer.scene.camera
+            if (2 * abs(ends - camera.center[-2:]) * camera.zoom <= before).all():
                 viewer.reset_view(layers=seen)
 
     def _lay_out(self) -> None:
@@ -243,7 +244,10 @@ class PancreasDock(QWidget):
         self.tabs.setDocumentMode(True)
         self.tabs.tabBar().setDrawBase(False)  # a white line on dark ground
         self.tabs.setUsesScrollButtons(False)  # all five are seen, however wide the font
-        self.tabs.setStyleSheet("QTabBar::tab { padding: 4px 2px; font-size: 11px; }")
+        self.tabs.setStyleSheet(
+            "QTabBar { background: none; }"  # napari's, of a tab, looks like a sixth one
+            " QTabBar::tab { padding: 4px 2px; font-size: 11px; }"
+        )
         for title in TABS:
             self.tabs.addTab(_page(), title.replace("&", "&&"))
         self.tabs.currentChanged.connect(self._fill)
@@ -418,4 +422,5 @@ def _page() -> QScrollArea:
     area.setFrameShape(QFrame.Shape.NoFrame)
     area.setWidgetResizable(True)
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # a click would take arrow keys from the picture
     return area

@@ -214,10 +214,9 @@ class RunPanel(ui.Panel):
         # What was found in another CT, or is in another mask, would be read as if of this one.
         mask = self._session.mask
         others = run is not None and run.stands and mask not in (None, run.labels)
-        shown = run is not None and (
-            running or asked or (here is not None and run.reference.id == here.id and not others)
-        )
-        self.status.setText(run.message if run is not None and shown else "")
+        own = run is not None and here is not None and run.reference.id == here.id
+        message = "" if run is None else run.message if own else f"{run.name}: {run.message}"
+        self.status.setText(message if running or asked or (own and not others) else "")
         if running and run is not None and (run.done == 0 or run.total == 0):
             self.progress.setRange(0, 0)  # busy
         elif run is not None:

@@ -35,6 +35,9 @@ class ImprovePanel(ui.Panel):
         self.keep = ui.tick("Keep the new model even if it is no better", tip)
         self.progress = QProgressBar()
         self.progress.setRange(0, 100)
+        place = self.progress.sizePolicy()
+        place.setRetainSizeWhenHidden(True)
+        self.progress.setSizePolicy(place)
         self.step = ui.OneLine()
         self.result = ui.note_label()
         self.back_button = ui.button("", "Both models stay.", self.switch_back)
@@ -127,7 +130,7 @@ class ImprovePanel(ui.Panel):
         self.progress.setUpdatesEnabled(False)
         self.progress.setValue(round(100 * improvement.share) if running else 0)
         self.progress.setUpdatesEnabled(True)
-        self.progress.setTextVisible(running)
+        self.progress.setVisible(running)  # empty, it looks like a field to write in
         stage = f"{improvement.stage.capitalize()}{_left(improvement.seconds_left)}"
         self.step.setText(stage if running else "")
         self.result.setText("" if improved is None or running else improved.in_words(self._model))

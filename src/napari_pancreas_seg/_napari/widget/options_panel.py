@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from magicgui.widgets import SpinBox
 from napari.layers import Shapes
+from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QLabel, QSlider, QSpinBox, QToolButton
 
 import napari_pancreas_seg._napari.widget.ui as ui
@@ -56,8 +57,6 @@ class RegionForm(ui.Panel):
     def refresh(self, reference: GridReference | None) -> None:
         before, self._reference = self._reference, reference
         if reference is not None and (before is None or before.id != reference.id):
-            for box in (self.first, self.last):
-                box.max = reference.grid.shape[0] - 1
             self._take_all()
             self.box.value = None
         self._offer_shapes()
@@ -75,15 +74,17 @@ class RegionForm(ui.Panel):
         if ct is not None and reference is not None:
             z = slice_on_screen(self._session.viewer, ct, reference)
             if z is not None:
-                self._take(max(0, z - 10), min(self.last.max, z + 10))
+                self._take(max(0, z - 10), min(reference.grid.shape[0] - 1, z + 10), reference)
 
     def _take_all(self) -> None:
         if self._reference is not None:
-            self._take(0, self._reference.grid.shape[0] - 1)
+            self._take(0, self._reference.grid.shape[0] - 1, self._reference)
 
-    def _take(self, first: int, last: int) -> None:
-        ui.show(self.first, first)
-        ui.show(self.last, last)
+    def _take(self, first: int, last: int, reference: GridReference) -> None:
+        for field, value in ((self.first, first), (self.last, last)):
+            with QSignalBlocker(field.native.lineEdit()):  # it takes the keyboard as it changes
+                field.max = reference.grid.shape[0] - 1
+                ui.show(field, value)
         self._show()
 
     def _is_part(self, reference: GridReference) -> bool:

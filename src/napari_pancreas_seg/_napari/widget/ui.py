@@ -243,9 +243,10 @@ class _Elider(QObject):
 
 
 class WheelGuard(QObject):
-    """Hands the wheel to sliders, spin boxes and combos only when a click has focused them.
+    """Hands the wheel to sliders and spin boxes only when a click has focused them.
 
-    Otherwise the event goes on to what lies behind them, which scrolls. Tab bars never get it.
+    Otherwise the event goes on to what lies behind them, which scrolls. Tab bars and combos never
+    get it.
     """
 
     def __init__(self, parent: QWidget) -> None:
@@ -256,7 +257,9 @@ class WheelGuard(QObject):
         """Guard what a widget holds now."""
         for child in parent.findChildren(QWidget):
             if isinstance(child, GUARDED) and not isinstance(child, QScrollBar):
-                if child.focusPolicy() == Qt.FocusPolicy.WheelFocus:
+                if isinstance(child, QComboBox):  # chosen from, it would keep the picture's keys
+                    child.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+                elif child.focusPolicy() == Qt.FocusPolicy.WheelFocus:
                     child.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
                 child.installEventFilter(self)
 

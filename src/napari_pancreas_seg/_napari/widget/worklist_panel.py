@@ -44,6 +44,8 @@ class WorklistPanel(ui.Panel):
         self.list = QListWidget()
         self.list.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        # A click would keep all letters, to search with, from the picture.
+        self.list.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.list.setFixedHeight(ROWS_SHOWN * (self.list.fontMetrics().height() + 6))
         work, tip = self._work, "Write the mask, and go to the next case that is not exported."
         self.previous_button = ui.button("◀", "Previous case.", lambda: work.step(-1))

@@ -121,7 +121,9 @@ class WorklistSession(QObject):
         self._leave(lambda: self._load(index))
 
     def step(self, by: int) -> None:
-        if self.worklist is not None:
+        if self.worklist is None and not self.busy:
+            report(PancreasSegError("There is no worklist yet: open a folder of CTs as one."))
+        elif self.worklist is not None:
             self.go_to(self.worklist.current + by)
 
     def mark_reviewed(self) -> None:

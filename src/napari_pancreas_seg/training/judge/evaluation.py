@@ -340,7 +340,7 @@ class _EvaluationScores:
         self, counts: Counts, case: _Case, found: Segmentation, volume: CTVolume, mask: Array
     ) -> None:
         now = counts.get(case.patient, PatientCounts())
-        labelled = None if len(case.slices or mask) == len(mask) else case.slices
+        labelled = case.slices if case.slices and len(case.slices) < len(mask) else None
         now.add(found, volume, mask, labelled)
         if labelled is not None:
             self.in_part.add(case.name)
