@@ -96,6 +96,11 @@ def remove_quickly(viewer: ViewerModel, layer: Layer) -> None:
             gc.unfreeze()
 
 
+def slice_as_seen(viewer: ViewerModel, layer: Layer) -> None:
+    """Have a layer sliced as the viewer shows things now; one that was removed is not told."""
+    layer._slice_dims(viewer.dims)
+
+
 def hide_tool_overlays(layer: Layer) -> None:
     """Hide the overlays of the paint tools, half of a layer's cost; for one that nobody paints."""
     for overlay in layer._overlays.values():

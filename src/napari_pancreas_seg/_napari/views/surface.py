@@ -110,6 +110,8 @@ class SurfaceView(QObject):
             if surface in viewer.layers:
                 viewer.layers.remove(surface)
             for layer in list(self._hidden):
+                if layer not in viewer.layers:  # its outline cannot be drawn in 3-D: a warning
+                    compat.slice_as_seen(viewer, layer)
                 layer.visible = layer not in self._session.aside
             if before is not None:
                 camera = viewer.scene.camera
