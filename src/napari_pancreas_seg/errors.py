@@ -23,6 +23,11 @@ def few(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + more
 
 
+def counted(n: int, word: str) -> str:
+    """Say how many there are: one slice, or several slices."""
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+
 def why_failed(name: str, error: Exception) -> str:
     """One sentence that says why one case of many failed, for any error."""
     if isinstance(error, PancreasSegError):

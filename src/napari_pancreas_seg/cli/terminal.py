@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.errors import PancreasSegError, few
 
 if TYPE_CHECKING:
     from napari_pancreas_seg.inference.result import Progress
@@ -74,8 +74,7 @@ def fail(sentence: str, status: int = 1) -> NoReturn:
 
 def fail_naming(what: str, names: Sequence[str]) -> NoReturn:
     """Name the cases that failed, a few of many, and end."""
-    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    fail(f"{what}: {', '.join(names[:_NAMED])}{rest}.")
+    fail(f"{what}: {few(names, _NAMED)}.")
 
 
 def echo(line: str, *, err: bool = False) -> None:

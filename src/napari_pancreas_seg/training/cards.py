@@ -112,9 +112,12 @@ def judged(
     if len(labels) > 1:
         validation["mean_by_class"] = mean_by_class(scores, threshold, labels)
     shown = {one.patient for one in predicted if np.isin(one.mask, one.values).any()}
-    validation |= {"seen_before": [*seen]} if seen else {}
-    validation |= {"empty_references": empty} if (empty := sorted({*dice} - shown)) else {}
-    return {**found, "validation": {**validation, "what": what + cautions(validation)}}
+    if seen:
+        validation["seen_before"] = [*seen]
+    if empty := sorted({*dice} - shown):
+        validation["empty_references"] = empty
+    validation["what"] += cautions(validation)
+    return {**found, "validation": validation}
 
 
 def out_of_fold(predicted: Sequence[PredictedSlice]) -> dict[str, Any]:

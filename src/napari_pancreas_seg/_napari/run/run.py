@@ -21,7 +21,7 @@ from napari_pancreas_seg._napari.run.earlier import ChosenBefore, EarlierMask, i
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import preference
-from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.errors import PancreasSegError, counted
 from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.inference.result import FoundSlices, Options, Progress
 from napari_pancreas_seg.volume import bounding_box
@@ -112,7 +112,7 @@ class SegmentationRun(QObject):
                 self._show_layer()
             self._forget_former()
             self.stands = True
-            self.message = f"{self._how_ended} after {_slices(self.done)}; the mask stays."
+            self.message = f"{self._how_ended} after {counted(self.done, 'slice')}; the mask stays."
             self.changed.emit()
             if self.labels in self._session.layers:
                 self._session.mask_changed.emit(self.labels)  # for good by now
@@ -136,7 +136,9 @@ class SegmentationRun(QObject):
         voxels = [int(np.count_nonzero(plane)) for plane in ([] if box is None else mask.copy[box])]
         slices = len(voxels) - voxels.count(0)
         volume = sum(voxels) * mask.reference.grid.voxel_volume_mm3 / 1000
-        self.message = f"Model: {volume:.1f} mL in {_slices(slices)} at threshold {threshold:.2f}."
+        self.message = (
+            f"Model: {volume:.1f} mL in {counted(slices, 'slice')} at threshold {threshold:.2f}."
+        )
         self.changed.emit()
 
     def _take_back(self, labels: Labels) -> None:
@@ -338,7 +340,7 @@ class SegmentationRun(QObject):
         elif self._session.masks[labels].filled and not self._found_nothing:
             # Not `done`: the first stage of two counts slices, too, and writes none.
             self.can_discard = True
-            self.message = f"{self._how_ended} after {_slices(self.done)}. Keep the mask?"
+            self.message = f"{self._how_ended} after {counted(self.done, 'slice')}. Keep the mask?"
         else:
             self._take_back(labels)
 
@@ -350,7 +352,7 @@ class SegmentationRun(QObject):
 def _describe(step: Progress, seconds_left: float | None) -> str:
     if step.stage != "segmenting" or step.done == 0:
         return f"{step.stage[:1].upper()}{step.stage[1:]}…"
-    text = f"Segmenting: {step.done} of {_slices(step.total)}"
+    text = f"Segmenting: {step.done} of {counted(step.total, 'slice')}"
     if seconds_left is not None and seconds_left >= 1:
         text += f", about {_duration(seconds_left)} left"
     return text
@@ -363,11 +365,7 @@ def _summary(outcome: worker.Outcome, seconds: float, *, part: bool) -> str:
     if outcome.by_class:
         volume = ", ".join(f"{name} {ml:.1f} mL" for name, ml in outcome.by_class.items())
     model = "Model, in the part" if part else "Model"
-    return f"{model}: {volume} in {_slices(outcome.slices)} ({_duration(seconds)})."
-
-
-def _slices(n: int) -> str:
-    return "1 slice" if n == 1 else f"{n} slices"
+    return f"{model}: {volume} in {counted(outcome.slices, 'slice')} ({_duration(seconds)})."
 
 
 def _duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QLabel, QWidget
 import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg import io
 from napari_pancreas_seg._napari.app import App
+from napari_pancreas_seg.errors import counted
 
 MARGIN = 8
 LETTER = 40
@@ -105,7 +106,7 @@ class CanvasBar(ui.Panel):
         proposal = editor.proposal
         if proposal is not None:
             n = len(proposal.found.change.slices)
-            return f"{proposal.title}: {ui.counted(n, 'slice')}"
+            return f"{proposal.title}: {counted(n, 'slice')}"
         if not editor.proposing:
             return self._app.mending.title
         soon = "accepted as soon as it is there" if editor.accepts_early else "being worked out"

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QProgressBar, QStackedWidget
 
 import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.layers.placement import reference_of
+from napari_pancreas_seg.errors import counted
 
 if TYPE_CHECKING:
     from napari_pancreas_seg._napari.layers.placement import GridReference
@@ -136,7 +137,7 @@ class CtPanel(ui.Panel):
         reference = self._session.placement(layer).reference
         (z, y, x), (dz, dy, dx) = reference.grid.shape, reference.grid.spacing
         size = f"{dx:.3g}×{dy:.3g}×{dz:.3g}\N{NO-BREAK SPACE}mm"
-        self.info.setText(f"{ui.counted(z, 'slice')}, {x}×{y}; {size}")
+        self.info.setText(f"{counted(z, 'slice')}, {x}×{y}; {size}")
 
     def _become_reader(self) -> None:
         settings = get_settings().plugins

@@ -9,6 +9,7 @@ import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.background import reported
 from napari_pancreas_seg._napari.layers.placement import GridReference
+from napari_pancreas_seg.errors import counted
 from napari_pancreas_seg.training.data.layouts.corrected_cases import CorrectedCase
 
 MINUTES = 10.0
@@ -96,7 +97,7 @@ class ImprovePanel(ui.Panel):
                 f"This CT is among your cases already, with {what} {counts}. Replace that by what "
                 "is on screen?"
             )
-        self.cases_button.setText(ui.counted(len(improvement.cases), "case"))
+        self.cases_button.setText(counted(len(improvement.cases), "case"))
         self.cases_button.setEnabled(bool(improvement.cases))
         menu = self.cases_button.menu()
         menu.clear()
@@ -114,7 +115,7 @@ class ImprovePanel(ui.Panel):
             return "Open a CT and correct its mask to add it as a case."
         if n == 0:
             return "Mark the slices whose mask is right as reviewed; only these are learnt from."
-        text = f"{ui.counted(n, 'slice')} of this mask {'is' if n == 1 else 'are'} reviewed; only "
+        text = f"{counted(n, 'slice')} of this mask {'is' if n == 1 else 'are'} reviewed; only "
         text += "this one is learnt from." if n == 1 else "these are learnt from."
         if self._improvement.unchanged:
             text += " There the mask is the model's own, unchanged: it teaches nothing new."
@@ -144,7 +145,7 @@ class ImprovePanel(ui.Panel):
 
 
 def _reviewed(case: CorrectedCase) -> str:
-    return "all slices" if case.reviewed is None else ui.counted(len(case.reviewed), "slice")
+    return "all slices" if case.reviewed is None else counted(len(case.reviewed), "slice")
 
 
 def _left(seconds: float | None) -> str:
@@ -152,4 +153,4 @@ def _left(seconds: float | None) -> str:
         return "…"
     if seconds < 60:
         return ", less than a minute left"
-    return f", about {ui.counted(round(seconds / 60), 'minute')} left"
+    return f", about {counted(round(seconds / 60), 'minute')} left"

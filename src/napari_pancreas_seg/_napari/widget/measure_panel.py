@@ -20,6 +20,7 @@ from napari_pancreas_seg._napari.background import Newest, timer
 from napari_pancreas_seg._napari.layers.bridge import CUTS_KEY, cuts_of, labels_of
 from napari_pancreas_seg._napari.layers.measure import MaskToMeasure, Measured, measure_layers
 from napari_pancreas_seg._napari.layers.placement import GridReference, lies_on, show_slice
+from napari_pancreas_seg.errors import counted
 from napari_pancreas_seg.io.table import table_text, write_table
 from napari_pancreas_seg.mask import metrics
 from napari_pancreas_seg.mask.centreline import CUTS
@@ -119,7 +120,7 @@ class MeasurePanel(ui.Panel):
 
         def copy(rows: list[dict[str, Any]]) -> None:
             QApplication.clipboard().setText(table_text(rows))
-            masks = ui.counted(len(rows), "mask")
+            masks = counted(len(rows), "mask")
             show_info(f"The table of {masks} is on the clipboard.")
 
         self._tabulate(copy)
@@ -258,7 +259,7 @@ def _text(form: str, found: Measured | None) -> str:
     if found is None:
         return "–"
     known = {**found.mask, **(found.comparison or {})}
-    known["in_slices"] = ui.counted(known["slices"], "slice")
+    known["in_slices"] = counted(known["slices"], "slice")
     if known["fat_fraction"] is not None:
         known["fat_fraction"] *= 100
     if not known["voxels"]:

@@ -108,10 +108,6 @@ def theme_colors(viewer: ViewerModel | None) -> tuple[QColor, QColor]:
     return ground, ink
 
 
-def counted(n: int, word: str) -> str:
-    return f"{n} {word}" if n == 1 else f"{n} {word}s"
-
-
 # -- fields
 
 

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from napari_pancreas_seg._version import __version__
+from napari_pancreas_seg.errors import counted
 from napari_pancreas_seg.training.judge.scores import rounded
 
 WRITING = "writing the model"
@@ -55,7 +56,7 @@ def finetuned_card(
     """
     training = dict(given.get("training", {}))
     training["patients"] = sorted({*training.get("patients", ()), *patients, *names})
-    whose = f"{len(patients)} patient" if len(patients) == 1 else f"{len(patients)} patients"
+    whose = counted(len(patients), "patient")
     text = (
         f"Fine-tuned from {given['name']} {given['version']} on {about['slices']} slices of {whose}"
     )

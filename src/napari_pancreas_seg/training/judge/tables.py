@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from napari_pancreas_seg.errors import counted
 from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, GOOD_DICE, TOLERANCE_MM
 
 SURFACE_DICE = f"surface_dice_{TOLERANCE_MM:g}mm"
@@ -147,7 +148,7 @@ def _failures(data: Mapping[str, Any]) -> list[str]:
     dice = {patient: row["dice"] for patient, row in data["patients"].items()}
     failed, n = data["failures"]["patients"], len(dice)
     good = sum(value >= GOOD_DICE for value in dice.values())
-    of = "1 patient" if n == 1 else f"{n} patients"
+    of = counted(n, "patient")
     reached = f"Dice of at least {GOOD_DICE}: {good} of {of}."
     if empty := data.get("nothing_found"):
         reached += f" Nothing found: {empty} of {of}, with the CT's diagonal for every distance."
